@@ -1,0 +1,35 @@
+# `make demo` and `make test` alone each create .venv, install and run. Python 3.10 to 3.12.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
+PY := .venv/bin/python
+
+.PHONY: demo test test-all copies lint clean
+
+.venv/installed: requirements.txt
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@echo "installing requirements.txt into .venv (a few minutes, once)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/installed  ## distil the shipped Hopper teacher into a larger student: about three minutes
+	@$(PY) ppd_mujoco.py --env-id Hopper-v4 --student-size larger --total-timesteps 500000 \
+		--eval-every 100000 --episodes 20
+
+test: .venv/installed-dev  ## everything that CI runs: minutes on two cores, no GPU
+	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .
+	@$(PY) -m pytest -m "not slow"
+
+test-all: .venv/installed-dev  ## with the full grids and long comparisons
+	@$(PY) -m pytest
+
+copies: .venv/installed-dev  ## where a function of one name has two bodies
+	@$(PY) tests/test_copies.py
+
+lint: .venv/installed-dev
+	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
+
+clean:
+	rm -rf .venv
