@@ -13,6 +13,7 @@ importance ratio:
 Differs from `ppo_teacher_mujoco.py` only in the teacher: loaded, scored, asked once per rollout, in
 the loss. The critic is trained from scratch.
 
+The paper's environments: Ant, HalfCheetah, Hopper, Humanoid and Swimmer, each -v4.
 Symbols: T steps per rollout, N environments, B = T·N samples, M minibatch, D observation, A action.
 """
 
@@ -53,7 +54,7 @@ class UserError(Exception):
 class Args:
     # Environment
     env_id: str = "Hopper-v4"
-    """Gymnasium id, Box to Box; the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer (-v4)"""
+    """the environment; those of the paper stand at the top of the script"""
     seed: int = 100
     """seed of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500"""
     num_envs: int = 18
@@ -153,12 +154,12 @@ class Args:
 
 def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
-    counts = "num_envs num_workers torch_threads total_timesteps num_steps minibatch_size "
-    counts += "update_epochs eval_episodes episodes save_every teacher_episodes"
+    counts = "num_envs num_workers env_threads torch_threads total_timesteps num_levels num_steps "
+    counts += "minibatch_size update_epochs eval_episodes episodes save_every teacher_episodes"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
+        ("seed start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
         ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
         ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
         ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
@@ -600,7 +601,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         with open(path, "rb") as file:
             start = file.read(2)
     except OSError as error:
-        advice = "give an agent.safetensors, or train a teacher with ppo_teacher_mujoco.py"
+        advice = "give an agent.safetensors, or train a teacher with a ppo_teacher script"
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
     if start == b"PK" or start[:1] == b"\x80":
         advice = "give an agent.safetensors of this project"

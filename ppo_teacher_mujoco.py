@@ -8,6 +8,7 @@ PPO-clip (Schulman et al., 2017) as it trains the teachers of "Proximal Policy D
 (Spigler, TMLR 2025, Appendix A.2): separate ReLU policy and value networks, generalised advantage
 estimation, running normalisation of observations and rewards, 18 parallel environments.
 
+The paper's environments: Ant, HalfCheetah, Hopper, Humanoid and Swimmer, each -v4.
 Symbols: T steps per rollout, N environments, B = T·N samples, M minibatch, D observation, A action.
 """
 
@@ -48,7 +49,7 @@ class UserError(Exception):
 class Args:
     # Environment
     env_id: str = "Hopper-v4"
-    """Gymnasium id, Box to Box; the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer (-v4)"""
+    """the environment; those of the paper stand at the top of the script"""
     seed: int = 100
     """seed of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500"""
     num_envs: int = 18
@@ -70,7 +71,7 @@ class Args:
     max_grad_norm: float = 0.5
     """largest gradient norm, policy and critic together (SB3's default)"""
     size: Literal["smaller", "same", "larger"] = "same"
-    """hidden layers of policy and critic; same, 256 256, is the paper's teacher (Appendix A.2)"""
+    """networks of policy and critic; same is the paper's teacher (Appendix A.2)"""
     hidden_sizes: tuple[int, ...] | None = None
     """hidden layers spelled out, for example 400 300; unset: those of the named size"""
 
@@ -136,12 +137,12 @@ class Args:
 
 def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
-    counts = "num_envs num_workers torch_threads total_timesteps num_steps minibatch_size "
-    counts += "update_epochs eval_episodes episodes save_every teacher_episodes"
+    counts = "num_envs num_workers env_threads torch_threads total_timesteps num_levels num_steps "
+    counts += "minibatch_size update_epochs eval_episodes episodes save_every teacher_episodes"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
+        ("seed start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
         ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
         ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
         ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
@@ -569,7 +570,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         with open(path, "rb") as file:
             start = file.read(2)
     except OSError as error:
-        advice = "give an agent.safetensors, or train a teacher with ppo_teacher_mujoco.py"
+        advice = "give an agent.safetensors, or train a teacher with a ppo_teacher script"
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
     if start == b"PK" or start[:1] == b"\x80":
         advice = "give an agent.safetensors of this project"
