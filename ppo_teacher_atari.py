@@ -1,28 +1,29 @@
-"""Train a MuJoCo teacher with PPO: the policy that `ppd_mujoco.py` distils.
+"""Train an Atari teacher with PPO: the policy that `ppd_atari.py` distils.
 
-    python ppo_teacher_mujoco.py --env-id Hopper-v4                # the paper's 10 M steps
-    python ppo_teacher_mujoco.py --env-id Walker2d-v5 --seed 200   # any Gymnasium id, Box to Box
-    python ppo_teacher_mujoco.py --resume runs/<run>               # go on where a run stopped
+    python ppo_teacher_atari.py --env-id PongNoFrameskip-v4            # the paper's 10 M steps
+    python ppo_teacher_atari.py --env-id BreakoutNoFrameskip-v4 --compile --bfloat16     # on a GPU
+    python ppo_teacher_atari.py --resume runs/<run>                    # go on where a run stopped
 
 PPO-clip (Schulman et al., 2017) as it trains the teachers of "Proximal Policy Distillation"
-(Spigler, TMLR 2025, Appendix A.2): separate ReLU policy and value networks, generalised advantage
-estimation, running normalisation of observations and rewards, 18 parallel environments.
+(Spigler, TMLR 2025, Appendix A.2): separate IMPALA-CNN policy and value networks, generalised
+advantage estimation, running normalisation of rewards, 18 parallel games. A lost life ends an
+episode for learning, not the game; scores are of whole games.
 
-Symbols: T steps per rollout, N environments, B = T·N samples, M minibatch, D observation, A action.
+The paper's games: Atlantis, BeamRider, CrazyClimber, DemonAttack, Enduro, Freeway, MsPacman, Pong,
+Qbert, Seaquest and Zaxxon, each NoFrameskip-v4; ale-py's other games work as well.
+Symbols: T steps per rollout, N games, B = T·N samples, M minibatch, A actions; frames (C, H, W).
 """
 
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
-import traceback
-import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,18 +48,24 @@ class UserError(Exception):
 @dataclass
 class Args:
     # Environment
-    env_id: str = "Hopper-v4"
-    """Gymnasium id, Box to Box; the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer (-v4)"""
+    env_id: str = "PongNoFrameskip-v4"
+    """the environment; those of the paper stand at the top of the script"""
+    frame_skip: int = 4
+    """frames for which an action is held; the paper's text says 1, its code 4"""
     seed: int = 100
     """seed of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500"""
     num_envs: int = 18
     """environments stepped side by side, N (Table 3)"""
-    num_workers: int | None = None
-    """worker processes that share the environments; unset: one per core"""
-    device: str = "cpu"
-    """torch device of networks and rollout: cpu, cuda, cuda:1, …"""
+    env_threads: int | None = None
+    """CPU threads of the simulator; unset: one per core"""
+    device: str = "auto"
+    """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     torch_threads: int | None = None
     """CPU threads of torch; unset: one, or one per core where that is measured to be faster"""
+    compile: bool = False
+    """compile the networks, on a GPU into CUDA graphs; takes a minute at the start"""
+    bfloat16: bool = False
+    """run the networks in bfloat16 where torch's autocast does, for a GPU; weights stay float32"""
 
     # Optimisation
     total_timesteps: int = 10_000_000
@@ -70,9 +77,9 @@ class Args:
     max_grad_norm: float = 0.5
     """largest gradient norm, policy and critic together (SB3's default)"""
     size: Literal["smaller", "same", "larger"] = "same"
-    """hidden layers of policy and critic; same, 256 256, is the paper's teacher (Appendix A.2)"""
-    hidden_sizes: tuple[int, ...] | None = None
-    """hidden layers spelled out, for example 400 300; unset: those of the named size"""
+    """networks of policy and critic; same is the paper's teacher (Appendix A.2)"""
+    smaller_cnn: Literal["table", "text"] = "table"
+    """what "smaller" is: as the paper's Table 4 counts it, or as its text describes it"""
 
     # PPO
     num_steps: int | None = None
@@ -93,7 +100,7 @@ class Args:
     """weight of the value loss (SB3's default)"""
 
     # Logging and checkpoints
-    eval_every: int = 500_000
+    eval_every: int = 1_000_000
     """environment steps between evaluations during training; 0: none"""
     eval_episodes: int = 10
     """episodes of each evaluation during training"""
@@ -114,16 +121,15 @@ class Args:
 
     def __post_init__(self):
         """Fields left unset take the paper's value for the environment; `from_paper` lists them."""
-        short = self.env_id.startswith(("Hopper-", "Swimmer-"))
-        paper = {
-            "hidden_sizes": (256, 256),
-            "num_steps": 256 if short else 512,
-            "gamma": 0.995,
-            "ent_coef": 0.01 if short else 0.0,
-        }
+        paper = {"num_steps": 256, "gamma": 0.995, "ent_coef": 0.01}
         self.from_paper = {name: paper[name] for name in paper if getattr(self, name) is None}
         for name, value in self.from_paper.items():
             setattr(self, name, value)
+
+    @property
+    def network(self) -> str:
+        text = self.size == "smaller" and self.smaller_cnn == "text"
+        return "smaller-text" if text else self.size
 
     @property
     def batch_size(self) -> int:
@@ -134,14 +140,29 @@ class Args:
         return -(-self.total_timesteps // self.batch_size)
 
 
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name; auto is cuda where there is one. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such torch device; use cpu or cuda") from error
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise UserError(f"--device {name}: torch finds {found} GPUs here; use --device cpu")
+    return device
+
+
 def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
-    counts = "num_envs num_workers torch_threads total_timesteps num_steps minibatch_size "
-    counts += "update_epochs eval_episodes episodes save_every teacher_episodes"
+    counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
+    counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
+    counts += "teacher_episodes"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
+        ("seed start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
         ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
         ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
         ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
@@ -151,13 +172,7 @@ def check_args(args) -> None:
             value = getattr(args, name, None)
             if value is not None and (not holds(value) or not np.all(np.isfinite(value))):
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {rule}")
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise UserError(f"--device {args.device}: no such torch device; use cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(f"--device {args.device}: torch finds {found} GPUs here; use --device cpu")
+    choose_device(args.device)
     if args.track:
         try:
             import wandb  # noqa: F401
@@ -168,198 +183,124 @@ def check_args(args) -> None:
 # ------------------------------------------------------------------------------- Environments
 
 
-def make_mujoco_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """One environment with observations (D,) and actions (A,). Raises UserError for other ids."""
-    if "NoFrameskip" in env_id or env_id.startswith("ALE/"):
-        raise UserError(f"--env-id {env_id}: an Atari game; use ppo_teacher_atari.py, ppd_atari.py")
-    with warnings.catch_warnings():
-        # The paper's environments are the v4 ones: the advice to take v5 would change its numbers.
-        warnings.filterwarnings("ignore", message=".*The environment .* is out of date.*")
-        try:
-            env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
-        except (gym.error.Error, ImportError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
-    for name, space in [("observations", env.observation_space), ("actions", env.action_space)]:
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise UserError(f"--env-id {env_id}: its {name} are {space}; use an id with flat Boxes")
-    return env
+def find_rom(env_id: str) -> str:
+    """MsPacmanNoFrameskip-v4 to ale-py's ms_pacman. Raises UserError for what is no Atari game."""
+    from ale_py import roms
 
-
-def get_simulator_state(env: gym.Env) -> dict | None:
-    """All that the future of one of the paper's environments depends on; None for any other."""
-    import mujoco
-
-    if env.spec.id not in ("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Swimmer-v4", "Humanoid-v4"):
-        return None
-    base, kind = env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
-    physics = np.empty(mujoco.mj_stateSize(base.model, kind))
-    mujoco.mj_getState(base.model, base.data, physics, kind)
-    # xpos, xipos: Ant and Humanoid read body positions before the next step computes them anew.
-    return {
-        "physics": physics.tolist(),
-        "xpos": base.data.xpos.tolist(),
-        "xipos": base.data.xipos.tolist(),
-        "elapsed_steps": env.get_wrapper_attr("_elapsed_steps"),
-        "rng": base.np_random.bit_generator.state,
-    }
-
-
-def set_simulator_state(env: gym.Env, state: dict) -> None:
-    """Put an environment, reset before, where `get_simulator_state` found another."""
-    import mujoco
-
-    base, kind = env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
-    mujoco.mj_setState(base.model, base.data, np.array(state["physics"]), kind)
-    base.data.xpos[:], base.data.xipos[:] = state["xpos"], state["xipos"]
-    env.set_wrapper_attr("_elapsed_steps", state["elapsed_steps"])
-    base.np_random.bit_generator.state = state["rng"]
-
-
-def view_shared_memory(memory: dict) -> dict[str, np.ndarray]:
-    """NumPy arrays on the memory that the main process and its workers share."""
-    return {
-        name: np.frombuffer(raw, dtype).reshape(shape)
-        for name, (raw, dtype, shape) in memory.items()
-    }
-
-
-def run_mujoco_worker(pipe, env_id: str, rows: range, memory: dict) -> None:
-    """Do to the environments of `rows` what comes through the pipe, until its other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    refused = f"--env-id {env_id}: "
+    found = re.fullmatch(r"(\w+)NoFrameskip-v4", env_id)
+    if not found:
+        advice = "give one like PongNoFrameskip-v4; for others use the scripts of their suite"
+        raise UserError(f"{refused}no Atari id; {advice}")
+    rom = re.sub(r"(?<!^)(?=[A-Z])", "_", found[1]).lower()
+    if rom not in roms.get_all_rom_ids():
+        raise UserError(f"{refused}ale-py has no such game; try PongNoFrameskip-v4")
     try:
-        shared = view_shared_memory(memory)
-        envs = {row: make_mujoco_env(env_id) for row in rows}
-        while True:
-            command, argument = pipe.recv()
-            answer = None
-            if command == "step":
-                for row, env in envs.items():
-                    obs, reward, terminated, truncated, _ = env.step(shared["actions"][row])
-                    shared["rewards"][row] = reward
-                    shared["terminations"][row] = terminated
-                    shared["truncations"][row] = truncated
-                    if terminated or truncated:
-                        shared["final_obs"][row] = obs
-                        obs, _ = env.reset()
-                    shared["obs"][row] = obs
-            elif command == "reset":
-                for row, env in envs.items():
-                    seed = None if argument is None else argument + row
-                    shared["obs"][row], _ = env.reset(seed=seed)
-            elif command == "get_state":
-                answer = [get_simulator_state(env) for env in envs.values()]
-            elif command == "set_state":
-                for row, env in envs.items():
-                    set_simulator_state(env, argument[row])
-            pipe.send((answer, None))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the main process is gone, or has closed the pool
-    except Exception:
-        pipe.send((None, traceback.format_exc()))
+        roms.get_rom_path(rom)
+    except OSError as error:
+        advice = "unset ALE_ROMS_DIR, or pip install --force-reinstall ale-py"
+        raise UserError(f"{refused}its ROM cannot be read ({error}); {advice}") from error
+    return rom
 
 
-class MujocoVectorEnv(gym.vector.VectorEnv):
-    """N environments on a few worker processes over shared memory, with same-step autoreset.
+class AtariGames(gym.vector.VectorEnv):
+    """N games on ale-py's own threads, with same-step autoreset.
 
-    Bitwise equal to `gymnasium.vector.SyncVectorEnv` with the same seeds and actions. (Gymnasium's
-    AsyncVectorEnv runs a process per environment, and waking 18 of them costs more than physics.)
-    The arrays that `reset` and `step` return are overwritten by the next step.
+    Frames and games as in Gymnasium's NoFrameskip-v4 ids with AtariPreprocessing and
+    FrameStackObservation: 84×84, grey, the last four, oldest first; at a game's start FIRE, where
+    it has that button, and up to 29 no-ops. With `life_loss` a lost life is a termination as well,
+    and the game goes on; infos["game_over"] (N,) tells where it does not. Observations that `reset`
+    and `step` return are overwritten by the next step.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
-    def __init__(self, env_id: str, num_envs: int, num_workers: int):
-        """Raises UserError for an id that `make_mujoco_env` refuses."""
-        env = make_mujoco_env(env_id)
-        obs_space, action_space = env.observation_space, env.action_space
-        env.close()
-        self.num_envs = num_envs
-        self.single_observation_space, self.single_action_space = obs_space, action_space
-        self.observation_space = gym.vector.utils.batch_space(obs_space, num_envs)
-        self.action_space = gym.vector.utils.batch_space(action_space, num_envs)
-        # A fork server has no threads to fork in mid-work, and no worker inherits another's pipe:
-        # when the main process dies, however it dies, each worker sees its pipe close and ends.
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        context.set_forkserver_preload([__name__])
-        memory = {}
-        for name, dtype, shape in [
-            ("obs", obs_space.dtype, (num_envs, *obs_space.shape)),
-            ("final_obs", obs_space.dtype, (num_envs, *obs_space.shape)),
-            ("actions", action_space.dtype, (num_envs, *action_space.shape)),
-            ("rewards", np.dtype(np.float64), (num_envs,)),
-            ("terminations", np.dtype(np.bool_), (num_envs,)),
-            ("truncations", np.dtype(np.bool_), (num_envs,)),
-        ]:
-            memory[name] = context.RawArray("b", dtype.itemsize * int(np.prod(shape))), dtype, shape
-        self.shared = view_shared_memory(memory)
-        self.pipes, self.workers = [], []
-        for rows in np.array_split(np.arange(num_envs), min(num_workers, num_envs)):
-            pipe, worker_pipe = context.Pipe()
-            arguments = (worker_pipe, env_id, rows.tolist(), memory)
-            worker = context.Process(target=run_mujoco_worker, args=arguments, daemon=True)
-            worker.start()
-            worker_pipe.close()
-            self.pipes.append(pipe)
-            self.workers.append(worker)
+    def __init__(
+        self, env_id: str, num_envs: int, num_threads: int, frame_skip: int, life_loss: bool
+    ):
+        """Raises UserError for an id that `find_rom` refuses."""
+        from ale_py.vector_env import AtariVectorEnv
 
-    def ask(self, command: str, argument=None) -> list:
-        """Have every worker do `command`; returns their answers. Raises UserError if one died."""
-        try:
-            for pipe in self.pipes:
-                pipe.send((command, argument))
-            answers = [pipe.recv() for pipe in self.pipes]
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self.close()
-            reason = "an environment worker died (killed, or out of memory): free some memory"
-            raise UserError(f"{reason}, then go on with --resume") from error
-        for _, failure in answers:
-            if failure:
-                raise RuntimeError(f"an environment failed in its worker:\n{failure}")
-        return [answer for answer, _ in answers]
+        max_frames = 108_000  # half an hour of play, then a truncation
+        self.simulator = AtariVectorEnv(
+            find_rom(env_id), num_envs, num_threads=num_threads, frameskip=frame_skip,
+            max_num_frames_per_episode=max_frames, repeat_action_probability=0.0,
+            full_action_space=False, reward_clipping=False, noop_max=30, use_fire_reset=True,
+            life_loss_info=life_loss, episodic_life=False,
+        )  # fmt: skip
+        self.num_envs, self.life_loss = num_envs, life_loss
+        self.single_observation_space = self.simulator.single_observation_space
+        self.single_action_space = self.simulator.single_action_space
+        self.observation_space = self.simulator.observation_space
+        self.action_space = self.simulator.action_space
+        self.obs = np.zeros(self.observation_space.shape, np.uint8)
+        # The simulator cannot be saved: a game is its seed and the actions since its start.
+        self.seeds = np.zeros(num_envs, np.int64)
+        self.actions = np.zeros((num_envs, max_frames // frame_skip + 2), np.uint8)
+        self.lengths = np.zeros(num_envs, np.int64)
+
+    def start_games(self, slots: np.ndarray) -> None:
+        """Start a new game in the slots that the mask (N,) marks, each from its seed."""
+        obs, _ = self.simulator.reset(seed=self.seeds[slots], options={"reset_mask": slots})
+        self.obs[:] = obs
+        self.lengths[slots] = 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start new episodes, environment i from seed + i. Returns obs (N, D) and no infos."""
-        self.ask("reset", seed)
-        return self.shared["obs"], {}
+        """Start new games, slot i from seed + i. Returns obs (N, C, H, W) and no infos."""
+        super().reset(seed=seed)
+        first = int(self.np_random.integers(2**30)) if seed is None else seed
+        self.seeds = first + np.arange(self.num_envs)
+        self.simulator.reset(seed=self.seeds)  # a first reset must be one of all games
+        self.start_games(np.ones(self.num_envs, dtype=bool))
+        return self.obs, {}
 
     def step(self, actions: np.ndarray):
-        """Actions (N, A) to obs (N, D), rewards, terminations, truncations (N,) and infos.
+        """Actions (N,) to obs (N, C, H, W), rewards, terminations, truncations (N,) and infos.
 
-        Where an episode ended, obs is the first of the next one, and infos["final_obs"] (N, D) the
-        last of the old one in the rows that infos["_final_obs"] (N,) marks.
+        Where a game is over, obs is the first of the next one, and infos["final_obs"] the last of
+        the old one in the rows that infos["_final_obs"] (N,) marks.
         """
-        shared = self.shared
-        shared["actions"][:] = actions
-        self.ask("step")
-        ended = shared["terminations"] | shared["truncations"]
-        infos = {"final_obs": shared["final_obs"], "_final_obs": ended} if ended.any() else {}
-        return (
-            shared["obs"],
-            shared["rewards"],
-            shared["terminations"],
-            shared["truncations"],
-            infos,
-        )
+        self.actions[np.arange(self.num_envs), self.lengths] = actions
+        self.lengths += 1
+        obs, rewards, terminations, truncations, state = self.simulator.step(actions)
+        self.obs[:] = obs
+        plays_on = self.life_loss & (state["lives"] > 0)  # games without lives report 0
+        game_over = terminations & ~plays_on | truncations
+        infos = {"game_over": game_over}
+        if game_over.any():  # at once, or the next step would be lost to the simulator's own reset
+            infos |= {"final_obs": obs, "_final_obs": game_over}
+            self.seeds[game_over] = self.np_random.integers(2**30, size=game_over.sum())
+            self.start_games(game_over)
+        return self.obs, rewards, terminations, truncations, infos
 
     def state_dict(self) -> dict:
-        """Where the simulators are, one state per environment; None for each that has none."""
-        states = [state for answer in self.ask("get_state") for state in answer]
-        return {"obs": torch.tensor(self.shared["obs"]), "simulators": states}
+        """Each game's seed and actions, what it shows, and the seeds that later games will have."""
+        actions = torch.tensor(self.actions[:, : self.lengths.max()])
+        state = {"obs": torch.tensor(self.obs), "actions": actions}
+        state |= {"seeds": self.seeds.tolist(), "lengths": self.lengths.tolist()}
+        return state | {"rng": self.np_random.bit_generator.state}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`, after a reset."""
-        self.ask("set_state", state["simulators"])
-        self.shared["obs"][:] = state["obs"].numpy()
+        """Go on from `state_dict`, after a reset: plays the games again from their starts.
 
-    def close(self) -> None:
-        """End the worker processes."""
-        for pipe in self.pipes:
-            pipe.close()
-        for worker in self.workers:
-            worker.join(timeout=5)
-            worker.kill()
+        Raises UserError where they do not come out the same.
+        """
+        self.seeds, lengths = np.array(state["seeds"]), np.array(state["lengths"])
+        self.actions[:, : lengths.max()] = state["actions"].numpy()
+        # All end together: a shorter game starts later, and its slot plays anything until then.
+        longest = lengths.max()
+        for step in range(longest + 1):
+            starting = lengths == longest - step
+            if starting.any():
+                self.start_games(starting)
+            if step < longest:
+                now = np.maximum(step - (longest - lengths), 0)
+                actions = self.actions[np.arange(self.num_envs), now].astype(np.int64)
+                self.obs[:] = self.simulator.step(actions)[0]
+        self.lengths, self.np_random.bit_generator.state = lengths, state["rng"]
+        if not np.array_equal(self.obs, state["obs"].numpy()):
+            advice = "go on with the ale-py that it was started with"
+            raise UserError(f"the running games do not replay to where they stopped; {advice}")
 
 
 def merge_moments(mean_a, var_a, count_a, mean_b, var_b, count_b):
@@ -483,14 +424,19 @@ class PixelAgent(nn.Module):
         self.actor = nn.Sequential(actor, init_layer(nn.Linear(features, num_actions), 0.01))
         critic, features = make_cnn(size, obs_shape)
         self.critic = nn.Sequential(critic, init_layer(nn.Linear(features, 1), 1.0))
+        self.bfloat16 = False  # a setting of a run, not of its checkpoint
 
-    def normalize(self, obs: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) of 0…255 to 0…1; channels last in memory, which convolutions prefer."""
-        return obs.to(torch.float32, memory_format=torch.channels_last) / 255
+    def run(self, network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
+        """Frames (B, C, H, W) through the actor or the critic; float32 whatever is inside."""
+        # Convolutions are fastest where a pixel's channels are neighbours in memory.
+        frames = obs.to(torch.float32, memory_format=torch.channels_last) / 255
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
+            outputs = network(frames)
+        return outputs.to(torch.float32, copy=True)  # a CUDA graph overwrites its own outputs
 
     def policy_outputs(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to the logits (B, A) of the action distribution."""
-        return self.actor(self.normalize(obs))
+        return self.run(self.actor, obs)
 
     def distribution(self, outputs: torch.Tensor) -> Distribution:
         """(B, A) logits to a categorical distribution whose log_prob, entropy and KL are (B,)."""
@@ -498,7 +444,7 @@ class PixelAgent(nn.Module):
 
     def value(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B,)."""
-        return self.critic(self.normalize(obs)).squeeze(-1)
+        return self.run(self.critic, obs).squeeze(-1)
 
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
@@ -587,7 +533,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         with open(path, "rb") as file:
             start = file.read(2)
     except OSError as error:
-        advice = "give an agent.safetensors, or train a teacher with ppo_teacher_mujoco.py"
+        advice = "give an agent.safetensors, or train a teacher with a ppo_teacher script"
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
     if start == b"PK" or start[:1] == b"\x80":
         advice = "give an agent.safetensors of this project"
@@ -609,14 +555,13 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def load_atari_agent(path: str | Path, device: str = "cpu") -> tuple[PixelAgent, dict]:
-    """A frozen agent and its header. Raises UserError for anything else than a MuJoCo agent."""
+    """A frozen agent and its header. Raises UserError for anything else than an Atari agent."""
     tensors, header = read_checkpoint(path)
-    if header.get("suite") != "mujoco":
+    if header.get("suite") != "atari":
         suite = header.get("suite")
-        raise UserError(f"checkpoint {path}: an agent for {suite}; give one trained on MuJoCo")
+        raise UserError(f"checkpoint {path}: an agent for {suite}; give one trained on Atari")
     try:
-        bounds = tensors["action_low"], tensors["action_high"]
-        agent = PixelAgent(*bounds, len(tensors["obs_mean"]), header["hidden_sizes"])
+        agent = PixelAgent((4, 84, 84), len(tensors["actor.1.bias"]), header["size"])
         agent.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = "its weights do not have the sizes that its header names"
@@ -712,10 +657,49 @@ def summarize(returns: list[float]) -> dict:
     return {"mean": statistics.fmean(returns), "standard_error": error, "episodes": len(returns)}
 
 
+def base_scores(env_id: str) -> tuple[float, float] | None:
+    """Scores of random play and of a human (Badia et al., 2020) in the paper's games, else None."""
+    return {
+        "AtlantisNoFrameskip-v4": (12850.0, 29028.1),
+        "BeamRiderNoFrameskip-v4": (363.9, 16926.5),
+        "CrazyClimberNoFrameskip-v4": (10780.5, 35829.4),
+        "DemonAttackNoFrameskip-v4": (152.1, 1971.0),
+        "EnduroNoFrameskip-v4": (0.0, 860.5),
+        "FreewayNoFrameskip-v4": (0.0, 29.6),
+        "MsPacmanNoFrameskip-v4": (307.3, 6951.6),
+        "PongNoFrameskip-v4": (-20.7, 14.6),
+        "QbertNoFrameskip-v4": (163.9, 13455.0),
+        "SeaquestNoFrameskip-v4": (68.4, 42054.7),
+        "ZaxxonNoFrameskip-v4": (32.5, 9173.3),
+    }.get(env_id)
+
+
+def score_games(env_id: str, returns: list[float], lengths: list[int]) -> dict:
+    """`summarize`, and the human-normalised mean: 0 is random play, 1 a human.
+
+    A deterministic policy plays the same game after the same no-ops: `distinct` tells how many of
+    the games differ in return or length.
+    """
+    score = summarize(returns) | {"distinct": len(set(zip(returns, lengths, strict=True)))}
+    bases = base_scores(env_id)
+    if bases:
+        random, human = bases
+        score["human_normalized"] = (score["mean"] - random) / (human - random)
+    return score
+
+
 def score_text(score: dict) -> str:
     """`summarize`'s answer as text: mean ± standard error."""
     error = score["standard_error"]
     return f"{score['mean']:.1f} " + ("(n=1)" if error is None else f"± {error:.1f}")
+
+
+def game_score_text(score: dict) -> str:
+    """`score_games`' answer as text: mean ± standard error, human-normalised, distinct games."""
+    text = f"{score_text(score)}, {score['distinct']} distinct"
+    if "human_normalized" in score:
+        text += f", human-normalised {score['human_normalized']:.2f}"
+    return text
 
 
 # ------------------------------------------------------------------------------- Training
@@ -786,15 +770,18 @@ def train(args: Args) -> dict:
         args = Args(**state["args"])
     check_args(args)
     torch.manual_seed(args.seed)
-    device, T, N = torch.device(args.device), args.num_steps, args.num_envs
-    num_workers = args.num_workers or torch.get_num_threads()
-    envs = MujocoVectorEnv(args.env_id, N, num_workers)
-    eval_envs, eval_seed = MujocoVectorEnv(args.env_id, 10, num_workers), 10_000 + args.seed
-    (obs_dim,), box = envs.single_observation_space.shape, envs.single_action_space
+    device, T, N = choose_device(args.device), args.num_steps, args.num_envs
+    env_threads, eval_seed = args.env_threads or torch.get_num_threads(), 10_000 + args.seed
+    envs = AtariGames(args.env_id, N, env_threads, args.frame_skip, life_loss=True)
+    eval_envs = AtariGames(args.env_id, 10, env_threads, args.frame_skip, life_loss=False)
+    obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     next_obs, _ = envs.reset(seed=args.seed)
 
-    bounds = torch.tensor(box.low), torch.tensor(box.high)
-    agent = PixelAgent(*bounds, obs_dim, args.hidden_sizes).to(device)
+    agent = PixelAgent(obs_shape, num_actions, args.network).to(device)
+    agent.bfloat16 = args.bfloat16
+    if args.compile:
+        for network in (agent.actor, agent.critic):
+            network.compile(mode="reduce-overhead", dynamic=False)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward, track_episodes = RewardNormalizer(N), EpisodeStatistics(N)
@@ -802,16 +789,14 @@ def train(args: Args) -> dict:
     parts |= {"normalize_reward": normalize_reward, "track_episodes": track_episodes}
     log = {"iteration": 0, "seconds": 0.0, "curve": [], "evaluations": []}
     if args.torch_threads is None:
-        sample = torch.zeros(args.minibatch_size, obs_dim, device=device)
+        sample = torch.zeros((16, *obs_shape), device=device)
         args.torch_threads = faster_thread_count(agent, sample)
     torch.set_num_threads(args.torch_threads)
-    header = {"format": "ppd-agent-1", "suite": "mujoco", "script": script, "env_id": args.env_id}
-    header |= {"hidden_sizes": args.hidden_sizes, "seed": args.seed, "deterministic": True}
+    header = {"format": "ppd-agent-1", "suite": "atari", "script": script, "env_id": args.env_id}
+    header |= {"frame_skip": args.frame_skip, "size": args.network}
+    header |= {"seed": args.seed, "deterministic": True}
     if state:
         log = state["log"]
-        if None in state["envs"]["simulators"]:
-            print(f"{args.env_id}: its simulator cannot be saved, so its running episodes restart")
-            parts = {name: parts[name] for name in ("agent", "optimizer", "normalize_reward")}
         for name, part in parts.items():
             part.load_state_dict(state[name])
         restore_random_numbers(state)
@@ -825,13 +810,11 @@ def train(args: Args) -> dict:
         save_agent(agent, run_dir / "agent.safetensors", header | {"steps": global_step})
 
     taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
-    print(f"{args.env_id}: {num_workers} environment workers, {args.torch_threads} torch threads")
-    print(f"the paper's {taken}" if taken else "")
-    stop_signals, started, seconds_before = (
-        catch_stop_signals(),
-        time.perf_counter(),
-        log["seconds"],
-    )
+    print(f"{args.env_id}: {env_threads} simulator threads, {args.torch_threads} torch threads")
+    if taken:
+        print(f"the paper's {taken}")
+    stop_signals = catch_stop_signals()
+    started, seconds_before = time.perf_counter(), log["seconds"]
     global_step = log["iteration"] * args.batch_size
     writer = start_logging(args, run_dir, global_step)
     total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
@@ -839,8 +822,8 @@ def train(args: Args) -> dict:
     progress = tqdm(total=total, initial=global_step, **bar)
     save()
 
-    obs = torch.zeros((T, N, obs_dim), device=device)
-    actions = torch.zeros((T, N, *box.shape), device=device)
+    obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
+    actions = torch.zeros((T, N), dtype=torch.int64, device=device)
     logprobs = torch.zeros((T, N), device=device)
     rewards = np.zeros((T, N), dtype=np.float32)
     terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
@@ -857,17 +840,18 @@ def train(args: Args) -> dict:
                 next_obs, reward, terminations[t], truncations[t], infos = env_step
                 ended = terminations[t] | truncations[t]
                 rewards[t] = normalize_reward(reward, ended)
-                finished += track_episodes(reward, ended)
+                finished += track_episodes(reward, infos["game_over"])
                 if truncations[t].any():
                     final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
 
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
-            b_obs = obs.flatten(0, 1)  # (B, D)
-            values = agent.value(b_obs).view(T, N)
-            last_values = agent.value(torch.from_numpy(next_obs).to(obs))
+            b_obs = obs.flatten(0, 1)  # (B, C, H, W)
+            chunks = b_obs.split(args.minibatch_size)
+            values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
+            last_values = agent.value(torch.from_numpy(next_obs).to(device))
             next_values = torch.cat([values[1:], last_values[None]])
             if final_obs:
-                next_values[truncations] = agent.value(torch.cat(final_obs).to(obs))
+                next_values[truncations] = agent.value(torch.cat(final_obs).to(device))
             ends = torch.from_numpy(terminations | truncations).to(device)
             terminals = torch.from_numpy(terminations).to(device)
             advantages = compute_gae(
@@ -902,7 +886,6 @@ def train(args: Args) -> dict:
                 terms |= {"losses/entropy": entropy_loss, "losses/approx_kl": approx_kl}
                 terms |= {"losses/clipfrac": clipfrac}
                 metrics.append({name: term.detach() for name, term in terms.items()})
-        agent.update_normalizer(b_obs)  # between rollouts, so that every ratio starts at 1
         log["iteration"] += 1
         previous_step, global_step = global_step, global_step + args.batch_size
 
@@ -919,7 +902,8 @@ def train(args: Args) -> dict:
             point = [global_step, scalars["charts/episodic_return"], len(finished)]
             log["curve"].append(point)
         if args.eval_every and global_step // args.eval_every > previous_step // args.eval_every:
-            score = summarize(evaluate(agent, eval_envs, args.eval_episodes, eval_seed, True)[0])
+            games = evaluate(agent, eval_envs, args.eval_episodes, eval_seed, True)
+            score = score_games(args.env_id, *games)
             scalars["eval/return"] = score["mean"]
             log["evaluations"].append([global_step, score["mean"], score["standard_error"]])
         for name, value in scalars.items():
@@ -939,7 +923,7 @@ def train(args: Args) -> dict:
     save()
     progress.close()
     returns, lengths = evaluate(agent, eval_envs, args.episodes, eval_seed, True)
-    score = summarize(returns)
+    score = score_games(args.env_id, returns, lengths)
     save_agent(agent, run_dir / "agent.safetensors", header | {"steps": total, "score": score})
     result = {"script": script, "args": asdict(args), "score": score, "steps": total}
     result |= {"episode_returns": returns, "episode_lengths": lengths, **log}
@@ -947,7 +931,7 @@ def train(args: Args) -> dict:
     write_whole(run_dir / "result.json", lambda path: path.write_text(json.dumps(result)))
     for closable in (envs, eval_envs, writer):
         closable.close()
-    print(f"{run_dir}: {score_text(score)} over {args.episodes} episodes, {total:,} steps")
+    print(f"{run_dir}: {game_score_text(score)} over {args.episodes} games, {total:,} steps")
     return result
 
 
@@ -957,6 +941,8 @@ def main() -> None:
     except UserError as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before there was anything to save
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":
