@@ -62,7 +62,7 @@ class Args:
     num_workers: int | None = None
     """worker processes that share the environments; unset: one per core"""
     device: str = "cpu"
-    """torch device of networks and rollout: cpu, cuda, cuda:1, …"""
+    """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     torch_threads: int | None = None
     """CPU threads of torch; unset: one, or one per core where that is measured to be faster"""
 
@@ -152,10 +152,25 @@ class Args:
         return -(-self.total_timesteps // self.batch_size)
 
 
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name; auto is cuda where there is one. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such torch device; use cpu or cuda") from error
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise UserError(f"--device {name}: torch finds {found} GPUs here; use --device cpu")
+    return device
+
+
 def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
-    counts = "num_envs num_workers env_threads torch_threads total_timesteps num_levels num_steps "
-    counts += "minibatch_size update_epochs eval_episodes episodes save_every teacher_episodes"
+    counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
+    counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
+    counts += "teacher_episodes"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
@@ -169,13 +184,7 @@ def check_args(args) -> None:
             value = getattr(args, name, None)
             if value is not None and (not holds(value) or not np.all(np.isfinite(value))):
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {rule}")
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise UserError(f"--device {args.device}: no such torch device; use cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(f"--device {args.device}: torch finds {found} GPUs here; use --device cpu")
+    choose_device(args.device)
     if args.track:
         try:
             import wandb  # noqa: F401
@@ -647,7 +656,7 @@ def load_mujoco_teacher(args, envs) -> tuple[MujocoAgent, dict, str | None]:
     if not Path(path).exists():
         advice = f"train one with `python ppo_teacher_mujoco.py --env-id {args.env_id}`"
         raise UserError(f"teacher {path}: no such file; give --teacher, or {advice}")
-    teacher, header = load_mujoco_agent(path, args.device)
+    teacher, header = load_mujoco_agent(path, choose_device(args.device))
     shapes = (*teacher.obs_mean.shape, *teacher.action_low.shape)
     wanted = (*envs.single_observation_space.shape, *envs.single_action_space.shape)
     if shapes != wanted:
@@ -833,7 +842,7 @@ def train(args: Args) -> dict:
         args = Args(**state["args"])
     check_args(args)
     torch.manual_seed(args.seed)
-    device, T, N = torch.device(args.device), args.num_steps, args.num_envs
+    device, T, N = choose_device(args.device), args.num_steps, args.num_envs
     num_workers = args.num_workers or torch.get_num_threads()
     envs = MujocoVectorEnv(args.env_id, N, num_workers)
     eval_envs, eval_seed = MujocoVectorEnv(args.env_id, 10, num_workers), 10_000 + args.seed
@@ -858,12 +867,12 @@ def train(args: Args) -> dict:
     header = {"format": "ppd-agent-1", "suite": "mujoco", "script": script, "env_id": args.env_id}
     header |= {"hidden_sizes": args.hidden_sizes, "seed": args.seed, "deterministic": True}
     if state:
-        log = state["log"]
+        log, lost = state["log"], []
         if None in state["envs"]["simulators"]:
             print(f"{args.env_id}: its simulator cannot be saved, so its running episodes restart")
-            parts = {name: parts[name] for name in ("agent", "optimizer", "normalize_reward")}
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+            lost, _ = ["envs", "track_episodes"], envs.reset(seed=args.seed + log["iteration"])
+        for name in parts.keys() - lost:
+            parts[name].load_state_dict(state[name])
         restore_random_numbers(state)
     else:
         run_dir = create_run_dir(args, script)
@@ -884,12 +893,10 @@ def train(args: Args) -> dict:
     print(f"teacher: {score_text(log['teacher_score'])} over {args.teacher_episodes} episodes")
     taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
     print(f"{args.env_id}: {num_workers} environment workers, {args.torch_threads} torch threads")
-    print(f"the paper's {taken}" if taken else "")
-    stop_signals, started, seconds_before = (
-        catch_stop_signals(),
-        time.perf_counter(),
-        log["seconds"],
-    )
+    if taken:
+        print(f"the paper's {taken}")
+    stop_signals = catch_stop_signals()
+    started, seconds_before = time.perf_counter(), log["seconds"]
     global_step = log["iteration"] * args.batch_size
     writer = start_logging(args, run_dir, global_step)
     total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
@@ -1033,6 +1040,8 @@ def main() -> None:
     except UserError as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before there was anything to save
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":
