@@ -60,10 +60,14 @@ class Args:
     """environments stepped side by side, N (Table 3)"""
     env_threads: int | None = None
     """CPU threads of the simulator; unset: one per core"""
-    device: str = "cpu"
-    """torch device of networks and rollout: cpu, cuda, cuda:1, …"""
+    device: str = "auto"
+    """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     torch_threads: int | None = None
     """CPU threads of torch; unset: one, or one per core where that is measured to be faster"""
+    compile: bool = False
+    """compile the networks, on a GPU into CUDA graphs; takes a minute at the start"""
+    bfloat16: bool = False
+    """run the networks in bfloat16 where torch's autocast does, for a GPU; weights stay float32"""
 
     # Optimisation
     total_timesteps: int = 30_000_000
@@ -76,6 +80,8 @@ class Args:
     """largest gradient norm, policy and critic together (SB3's default)"""
     size: Literal["smaller", "same", "larger"] = "same"
     """networks of policy and critic; same is the paper's teacher (Appendix A.2)"""
+    smaller_cnn: Literal["table", "text"] = "table"
+    """what "smaller" is: as the paper's Table 4 counts it, or as its text describes it"""
 
     # PPO
     num_steps: int | None = None
@@ -123,6 +129,11 @@ class Args:
             setattr(self, name, value)
 
     @property
+    def network(self) -> str:
+        text = self.size == "smaller" and self.smaller_cnn == "text"
+        return "smaller-text" if text else self.size
+
+    @property
     def batch_size(self) -> int:
         return self.num_envs * self.num_steps
 
@@ -131,10 +142,25 @@ class Args:
         return -(-self.total_timesteps // self.batch_size)
 
 
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name; auto is cuda where there is one. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such torch device; use cpu or cuda") from error
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise UserError(f"--device {name}: torch finds {found} GPUs here; use --device cpu")
+    return device
+
+
 def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
-    counts = "num_envs num_workers env_threads torch_threads total_timesteps num_levels num_steps "
-    counts += "minibatch_size update_epochs eval_episodes episodes save_every teacher_episodes"
+    counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
+    counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
+    counts += "teacher_episodes"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
@@ -148,13 +174,7 @@ def check_args(args) -> None:
             value = getattr(args, name, None)
             if value is not None and (not holds(value) or not np.all(np.isfinite(value))):
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {rule}")
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise UserError(f"--device {args.device}: no such torch device; use cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(f"--device {args.device}: torch finds {found} GPUs here; use --device cpu")
+    choose_device(args.device)
     if args.track:
         try:
             import wandb  # noqa: F401
@@ -403,14 +423,19 @@ class PixelAgent(nn.Module):
         self.actor = nn.Sequential(actor, init_layer(nn.Linear(features, num_actions), 0.01))
         critic, features = make_cnn(size, obs_shape)
         self.critic = nn.Sequential(critic, init_layer(nn.Linear(features, 1), 1.0))
+        self.bfloat16 = False  # a setting of a run, not of its checkpoint
 
-    def normalize(self, obs: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) of 0…255 to 0…1; channels last in memory, which convolutions prefer."""
-        return obs.to(torch.float32, memory_format=torch.channels_last) / 255
+    def run(self, network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
+        """Frames (B, C, H, W) through the actor or the critic; float32 whatever is inside."""
+        # Convolutions are fastest where a pixel's channels are neighbours in memory.
+        frames = obs.to(torch.float32, memory_format=torch.channels_last) / 255
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
+            outputs = network(frames)
+        return outputs.to(torch.float32, copy=True)  # a CUDA graph overwrites its own outputs
 
     def policy_outputs(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to the logits (B, A) of the action distribution."""
-        return self.actor(self.normalize(obs))
+        return self.run(self.actor, obs)
 
     def distribution(self, outputs: torch.Tensor) -> Distribution:
         """(B, A) logits to a categorical distribution whose log_prob, entropy and KL are (B,)."""
@@ -418,7 +443,7 @@ class PixelAgent(nn.Module):
 
     def value(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B,)."""
-        return self.critic(self.normalize(obs)).squeeze(-1)
+        return self.run(self.critic, obs).squeeze(-1)
 
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
@@ -714,14 +739,18 @@ def train(args: Args) -> dict:
         args = Args(**state["args"])
     check_args(args)
     torch.manual_seed(args.seed)
-    device, T, N = torch.device(args.device), args.num_steps, args.num_envs
+    device, T, N = choose_device(args.device), args.num_steps, args.num_envs
     env_threads, eval_seed = args.env_threads or torch.get_num_threads(), 10_000 + args.seed
     envs = make_procgen_envs(args, N, env_threads)
     eval_envs = [make_procgen_envs(args, 20, env_threads, kind) for kind in ("unseen", "training")]
-    obs_shape, num_actions = envs.single_observation_space.shape, envs.single_action_space.n
+    obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     next_obs, _ = envs.reset(seed=args.seed)
 
-    agent = PixelAgent(obs_shape, int(num_actions), args.size).to(device)
+    agent = PixelAgent(obs_shape, num_actions, args.network).to(device)
+    agent.bfloat16 = args.bfloat16
+    if args.compile:
+        for network in (agent.actor, agent.critic):
+            network.compile(mode="reduce-overhead", dynamic=False)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward, track_episodes = RewardNormalizer(N), EpisodeStatistics(N)
@@ -735,7 +764,7 @@ def train(args: Args) -> dict:
     torch.set_num_threads(args.torch_threads)
     header = {"format": "ppd-agent-1", "suite": "procgen", "script": script, "env_id": args.env_id}
     header |= {"num_levels": args.num_levels, "start_level": args.start_level}
-    header |= {"distribution_mode": args.distribution_mode, "size": args.size}
+    header |= {"distribution_mode": args.distribution_mode, "size": args.network}
     header |= {"seed": args.seed, "deterministic": False}
     if state:
         log = state["log"]
@@ -753,12 +782,10 @@ def train(args: Args) -> dict:
 
     taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
     print(f"{args.env_id}: {env_threads} simulator threads, {args.torch_threads} torch threads")
-    print(f"the paper's {taken}" if taken else "")
-    stop_signals, started, seconds_before = (
-        catch_stop_signals(),
-        time.perf_counter(),
-        log["seconds"],
-    )
+    if taken:
+        print(f"the paper's {taken}")
+    stop_signals = catch_stop_signals()
+    started, seconds_before = time.perf_counter(), log["seconds"]
     global_step = log["iteration"] * args.batch_size
     writer = start_logging(args, run_dir, global_step)
     total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
@@ -883,6 +910,8 @@ def main() -> None:
     except UserError as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before there was anything to save
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Procgen's games: the real simulator, its levels, its state, and short runs on it."""
 
-import dataclasses
 import hashlib
-import importlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -16,7 +15,8 @@ import torch
 import ppd_procgen
 import ppo_teacher_procgen
 
-pytest.importorskip("procgen", reason="Procgen has no wheel for this machine")
+if not importlib.util.find_spec("procgen"):
+    pytest.skip("Procgen has no wheel for this machine", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [ppo_teacher_procgen, ppd_procgen]
@@ -229,7 +229,7 @@ def test_state_is_exact_in_a_new_process(tmp_path):
     obs, _ = envs.reset(seed=99)
     envs.load_state_dict(torch.load(sys.argv[1], weights_only=True)["envs"])
     rewards, first = envs.observe()
-    print(digest([(obs, rewards, first), *play(envs, random_actions(300, seed=8))]))
+    print(digest([(obs.copy(), rewards, first), *play(envs, random_actions(300, seed=8))]))
     """
     found = run_python(code, tmp_path / "state.pt")
     expected = digest(
@@ -536,9 +536,3 @@ def test_same_seed_same_run(script, train):
     first, second = train("first"), train("second")
     for key in ("curve", "evaluations", "episode_returns", "episode_returns_training"):
         assert first[key] == second[key]
-
-
-def test_args_survive_a_checkpoint(script):
-    args = tiny(script, "run")
-    assert script.Args(**dataclasses.asdict(args)) == args
-    assert importlib.import_module(script.__name__) is script
