@@ -158,7 +158,7 @@ def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
     counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
     counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
-    counts += "teacher_episodes"
+    counts += "teacher_episodes log_every"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
