@@ -267,8 +267,9 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
         if seed is None:
             seed = int(self.np_random.integers(2**31 - 1))
         # Procgen cannot be seeded again. A new simulator takes milliseconds, as long as the old one
-        # keeps the pictures in memory until then.
-        old, self.simulator = self.simulator, self.simulator_class(rand_seed=seed, **self.options)
+        # keeps the pictures in memory until then. Its seeds have 31 bits.
+        old, options = self.simulator, self.options | {"rand_seed": seed % 2**31}
+        self.simulator = self.simulator_class(**options)
         if old:
             old.close()
         self.observe()

@@ -186,10 +186,11 @@ def test_a_seed_fixes_everything():
         streams.append(digest([(first,), *play(which, actions)]))
     assert streams[0] == streams[1] == streams[2] != streams[3]
     followers = []  # a reset without a seed goes on to other games, reproducibly
-    for _ in range(2):
-        envs.reset(seed=5)
+    for seed in (5, 5):
+        envs.reset(seed=seed)
         followers.append(digest([tuple(np.copy(envs.reset()[0])), *play(envs, actions)]))
     assert followers[0] == followers[1] not in streams
+    envs.reset(seed=2**40 + 5)  # seeds may be larger than the simulator's
     for which in (envs, threaded):
         which.close()
 
@@ -204,11 +205,11 @@ def test_resets_leak_no_memory():
             envs.reset(seed=seed)
             envs.step(np.zeros(4, int))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    before = peak(60)
-    print(peak(150) - before)
+    before = peak(50)
+    print(peak(100) - before)
     """
     grown = float(run_python(code).stdout)
-    assert grown < 15, f"{grown} MiB more after 150 resets"
+    assert grown < 15, f"{grown} MiB more after 100 resets"
 
 
 def test_state_is_exact_in_a_new_process(tmp_path):
@@ -533,6 +534,7 @@ def test_a_resumed_run_is_bitwise_the_same(script, train, monkeypatch, tmp_path)
 
 
 def test_same_seed_same_run(script, train):
-    first, second = train("first"), train("second")
-    for key in ("curve", "evaluations", "episode_returns", "episode_returns_training"):
+    changes = {"total_timesteps": 64, "eval_every": 0, "episodes": 4}
+    first, second = train("first", **changes), train("second", **changes)
+    for key in ("curve", "episode_returns", "episode_lengths", "episode_returns_training"):
         assert first[key] == second[key]
