@@ -977,8 +977,8 @@ def train(args: Args) -> dict:
     teacher_score, teacher_score_training = (kind["score"] for kind in teacher_scores)
     score, score_training = unseen["score"], training["score"]
     reference = teacher_header.get("original_score", teacher_score)["mean"]
-    fraction = score["mean"] / reference if reference else None
-    reached = [step for step, mean, _ in log["evaluations"] if mean >= 0.9 * reference]
+    fraction = score["mean"] / reference if reference > 0 else None  # None: it never scored
+    reached = [step for step, mean, _ in log["evaluations"] if mean >= 0.9 * reference > 0]
     header |= {"steps": total, "score": score, "score_training": score_training}
     save_agent(agent, run_dir / "agent.safetensors", header)
     result = {"script": script, "args": asdict(args), "steps": total, **log, **unseen}
@@ -991,11 +991,12 @@ def train(args: Args) -> dict:
     for closable in (envs, *eval_envs, writer):
         closable.close()
     print(f"{run_dir}: {total:,} steps, {args.episodes} episodes each")
-    for kind, student, its_teacher in [
-        ("unseen", score, teacher_score),
-        ("training", score_training, teacher_score_training),
-    ]:
-        print(f"{kind} levels: student {score_text(student)} · teacher {score_text(its_teacher)}")
+    print(
+        f"student: unseen levels {score_text(score)} · training levels {score_text(score_training)}"
+    )
+    print(f"teacher: unseen levels {score_text(teacher_score)}", end=" · ")
+    print(f"training levels {score_text(teacher_score_training)}")
+    print(f"fraction of teacher, unseen levels: {fraction and round(fraction, 3)}")
     return result
 
 
