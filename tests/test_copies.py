@@ -130,7 +130,7 @@ def test_every_argument_is_documented(name):
     ],
 )
 def test_drift_is_seen(old, new):
-    """The checks above can fail: a changed comment, factor, decorator, docstring or type is seen."""
+    """The checks above can fail: a changed comment, factor, decorator or type is seen."""
     source = read("ppo_teacher_mujoco")
     assert source.count(old) == 1
     sources = {"one": source, "two": source.replace(old, new)}

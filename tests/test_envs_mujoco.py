@@ -205,7 +205,7 @@ class Scripted(gym.Env):
 
 def test_rewards_are_scaled_as_by_sb3():
     rng = np.random.default_rng(8)
-    rewards = rng.normal(2, 5, (300, 4)) * 10 ** rng.integers(-1, 3, (300, 4))
+    rewards = rng.normal(2, 5, (300, 4)) * 10.0 ** rng.integers(-1, 3, (300, 4))
     ended = rng.random((300, 4)) < 0.05
     makers = [partial(Scripted, rewards[:, n], ended[:, n]) for n in range(4)]
     theirs = VecNormalize(DummyVecEnv(makers), norm_obs=False, gamma=0.99)

@@ -1,4 +1,4 @@
-"""What the paper fixes: network sizes, hyperparameters, initialisation (shared/spec.md, Table 3, 4)."""
+"""What the paper fixes: network sizes, hyperparameters, initialisation (Tables 3 and 4)."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_hyperparameters_of_all(mujoco_script):
 
 
 @pytest.mark.parametrize(
-    ("name", "flag"), [("ppo_teacher_mujoco", "size")] * 1 + [("ppd_mujoco", "student_size")]
+    ("name", "flag"), [("ppo_teacher_mujoco", "size"), ("ppd_mujoco", "student_size")]
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_named_sizes(name, flag, size):
