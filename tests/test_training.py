@@ -61,7 +61,7 @@ def assert_same_weights(a, b):
 
 @pytest.fixture(scope="session")
 def trained_teacher(tmp_path_factory):
-    """A run of the PPO script that balances a pole: a random policy keeps it up for 5 to 10 steps."""
+    """A run of the PPO script that balances a pole; random actions keep it up for 5 to 10 steps."""
     script, run_dir = load("ppo_teacher_mujoco"), tmp_path_factory.mktemp("teacher") / "run"
     options = {"env_id": "InvertedPendulum-v5", "num_envs": 8, "num_steps": 128, "episodes": 10}
     options |= {"hidden_sizes": (32, 32), "minibatch_size": 128, "gamma": 0.99}
