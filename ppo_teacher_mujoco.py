@@ -571,14 +571,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     except OSError as error:
         advice = "give an agent.safetensors, or train a teacher with ppo_teacher_mujoco.py"
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
-    if start == b"PK" or start[:1] == b"\x80":
-        advice = "give an agent.safetensors of this project"
-        raise UserError(f"{refused}a pickle, which could run code, so it was not opened; {advice}")
     try:
         with safe_open(path, framework="pt") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
+        # Only now: a sound file starts with its header's length, which may be these bytes too.
+        if start == b"PK" or start[:1] == b"\x80":
+            reason = "a pickle, which could run code, so it was not opened"
+            advice = "give an agent.safetensors of this project"
+            raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
     if header.get("format") != "ppd-agent-1":
