@@ -153,8 +153,10 @@ def check_args(args) -> None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {rule}")
     try:
         device = torch.device(args.device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except RuntimeError as error:
-        raise UserError(f"--device {args.device}: no such torch device; use cpu or cuda") from error
+        raise UserError(f"--device {args.device}: no such device here; use cpu or cuda") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise UserError(f"--device {args.device}: torch finds {found} GPUs here; use --device cpu")
@@ -638,7 +640,7 @@ def load_training_state(run_dir: str, script: str) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found = state["script"]
+        found, _ = state["script"], state["args"]
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
