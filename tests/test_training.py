@@ -160,22 +160,26 @@ def flags(args):
     return [*words, "--hidden-sizes", *map(str, args.hidden_sizes)]
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert path.exists(), process.communicate()
+def wait_for_saves(path, count, process):
+    """Until the file has been written so many times."""
+    deadline, seen = time.monotonic() + 100, set()
+    while len(seen) < count and process.poll() is None and time.monotonic() < deadline:
+        if path.exists():
+            seen.add(path.stat().st_mtime_ns)
+        time.sleep(0.002)
+    assert len(seen) == count, process.communicate()
 
 
 def stop_and_resume(script, number, teacher, tmp_path):
     """Stop a real process at a random moment, go on here; returns its status and output."""
-    long = {"total_timesteps": 64 * 4 * 60, "save_every": 256}
+    long = {"total_timesteps": 64 * 4 * 40, "save_every": 256}
     whole = small_args(script, tmp_path / "whole", teacher, **long)
     script.train(whole)
     stopped = small_args(script, tmp_path / "stopped", teacher, **long)
     with start([ROOT / f"{script.__name__}.py", *flags(stopped)], tmp_path) as process:
-        wait_for(tmp_path / "stopped" / "training_state.pt", process)
-        time.sleep(random.uniform(0, 1))
+        # At least one update is saved: a run resumed at its start needs no state restored.
+        wait_for_saves(tmp_path / "stopped" / "training_state.pt", random.randint(3, 10), process)
+        time.sleep(random.uniform(0, 0.1))
         process.send_signal(number)
         output, errors = process.communicate(timeout=60)
     assert not (tmp_path / "stopped" / "result.json").exists(), "too late: it had finished"
@@ -344,6 +348,15 @@ def test_nan_stops_the_run(name, broken, monkeypatch, tmp_path):
     state = script.load_training_state(args.run_dir, name)
     assert state["log"]["iteration"] == 2
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_weight_that_is_no_number_stops_the_run(mujoco_script, tmp_path):
+    """The last gradient step of an update may break what no loss has seen."""
+    layer, losses = torch.nn.Linear(1, 1), {"losses/value_loss": 1.0}
+    mujoco_script.check_finite(layer, losses, 3, tmp_path)
+    layer.bias.data[0] = float("inf")
+    with pytest.raises(mujoco_script.UserError, match="update 3"):
+        mujoco_script.check_finite(layer, losses, 3, tmp_path)
 
 
 @pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
