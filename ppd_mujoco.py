@@ -861,12 +861,12 @@ def train(args: Args) -> dict:
     header = {"format": "ppd-agent-1", "suite": "mujoco", "script": script, "env_id": args.env_id}
     header |= {"hidden_sizes": args.hidden_sizes, "seed": args.seed, "deterministic": True}
     if state:
-        log = state["log"]
+        log, lost = state["log"], []
         if None in state["envs"]["simulators"]:
             print(f"{args.env_id}: its simulator cannot be saved, so its running episodes restart")
-            parts = {name: parts[name] for name in ("agent", "optimizer", "normalize_reward")}
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+            lost, _ = ["envs", "track_episodes"], envs.reset(seed=args.seed + log["iteration"])
+        for name in parts.keys() - lost:
+            parts[name].load_state_dict(state[name])
         restore_random_numbers(state)
     else:
         run_dir = create_run_dir(args, script)
@@ -887,12 +887,10 @@ def train(args: Args) -> dict:
     print(f"teacher: {score_text(log['teacher_score'])} over {args.teacher_episodes} episodes")
     taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
     print(f"{args.env_id}: {num_workers} environment workers, {args.torch_threads} torch threads")
-    print(f"the paper's {taken}" if taken else "")
-    stop_signals, started, seconds_before = (
-        catch_stop_signals(),
-        time.perf_counter(),
-        log["seconds"],
-    )
+    if taken:
+        print(f"the paper's {taken}")
+    stop_signals = catch_stop_signals()
+    started, seconds_before = time.perf_counter(), log["seconds"]
     global_step = log["iteration"] * args.batch_size
     writer = start_logging(args, run_dir, global_step)
     total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
@@ -1036,6 +1034,8 @@ def main() -> None:
     except UserError as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before there was anything to save
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

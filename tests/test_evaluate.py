@@ -1,0 +1,88 @@
+"""evaluate.py: repeats a run's own score, makes one table, films, refuses what it cannot score."""
+
+import json
+import sys
+
+import av
+import numpy as np
+import pytest
+
+import evaluate
+import ppo_teacher_mujoco as script
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("evaluate") / "run"
+    small = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "hidden_sizes": (8,)}
+    length = {"total_timesteps": 1, "episodes": 12, "num_workers": 1, "torch_threads": 1}
+    script.train(script.Args(run_dir=str(run_dir), **small, **length))
+    return run_dir
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    status = 0
+    try:
+        evaluate.main()
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()
+
+
+def test_repeats_the_final_score_of_the_run(run, monkeypatch, capsys):
+    checkpoint = run / "agent.safetensors"
+    status, out, _ = call(monkeypatch, capsys, checkpoint, checkpoint, "--episodes", 12)
+    rows = [line.split(" | ") for line in out.splitlines()[2:]]
+    score = json.loads((run / "result.json").read_text())["score"]
+    assert status == 0 and len(rows) == 2 and rows[0] == rows[1]
+    assert rows[0][5] == f"{score['mean']:.1f} ± {score['standard_error']:.1f}"
+
+
+def test_another_seed_plays_other_episodes(run, monkeypatch, capsys):
+    checkpoint = run / "agent.safetensors"
+    _, out, _ = call(monkeypatch, capsys, checkpoint, "--episodes", 12, "--seed", 7)
+    score = json.loads((run / "result.json").read_text())["score"]
+    assert f"{score['mean']:.1f} ± {score['standard_error']:.1f}" not in out
+
+
+def test_confidence_interval_covers_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    intervals = [evaluate.confidence_interval(random.normal(3, 1, 50), 1000) for _ in range(400)]
+    covered = np.mean([low <= 3 <= high for low, high in intervals])
+    assert 0.90 <= covered <= 0.98
+
+
+def test_video_plays(run, tmp_path, monkeypatch, capsys):
+    checkpoint = run / "agent.safetensors"
+    arguments = (checkpoint, "--episodes", 1, "--video", tmp_path)
+    status, _, err = call(monkeypatch, capsys, *arguments)
+    if status == 2 and "MuJoCo cannot draw here" in err:
+        pytest.skip("no OpenGL on this machine: " + err)
+    (video,) = tmp_path.glob("*.mp4")
+    with av.open(str(video)) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+        assert file.streams.video[0].average_rate == 125  # Hopper's own speed
+    assert len(frames) > 10 and frames[0].shape == (480, 480, 3)
+    assert frames[0].std() > 10 and np.abs(frames[0].astype(int) - frames[-1]).max() > 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no checkpoint given"),
+        (["nowhere.safetensors"], "No such file"),
+        (["pyproject.toml"], "not safetensors"),
+        (["nowhere.safetensors", "--episodes", "0"], "at least 1"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(arguments, words, monkeypatch, capsys):
+    status, out, err = call(monkeypatch, capsys, *arguments)
+    assert status == 2 and not out and len(err.splitlines()) == 1 and words in err
+
+
+def test_a_checkpoint_cannot_name_a_foreign_script(run, tmp_path, monkeypatch, capsys):
+    agent, header = script.load_mujoco_agent(run / "agent.safetensors")
+    script.save_agent(agent, tmp_path / "agent.safetensors", header | {"script": "os"})
+    status, _, err = call(monkeypatch, capsys, tmp_path / "agent.safetensors")
+    assert status == 2 and "script 'os' is none of" in err
