@@ -170,8 +170,10 @@ def check_args(args) -> None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {rule}")
     try:
         device = torch.device(args.device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except RuntimeError as error:
-        raise UserError(f"--device {args.device}: no such torch device; use cpu or cuda") from error
+        raise UserError(f"--device {args.device}: no such device here; use cpu or cuda") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise UserError(f"--device {args.device}: torch finds {found} GPUs here; use --device cpu")
@@ -602,14 +604,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     except OSError as error:
         advice = "give an agent.safetensors, or train a teacher with ppo_teacher_mujoco.py"
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
-    if start == b"PK" or start[:1] == b"\x80":
-        advice = "give an agent.safetensors of this project"
-        raise UserError(f"{refused}a pickle, which could run code, so it was not opened; {advice}")
     try:
         with safe_open(path, framework="pt") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
+        # Only now: a sound file starts with its header's length, which may be these bytes too.
+        if start == b"PK" or start[:1] == b"\x80":
+            reason = "a pickle, which could run code, so it was not opened"
+            advice = "give an agent.safetensors of this project"
+            raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
     if header.get("format") != "ppd-agent-1":
@@ -700,7 +704,7 @@ def load_training_state(run_dir: str, script: str) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found = state["script"]
+        found, _ = state["script"], state["args"]
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
