@@ -5,8 +5,8 @@
     python benchmarks/speed.py mujoco --sb3-distill PATH                # with the authors' library
                                       # PATH: a clone of github.com/spiglerg/sb3_distill
 
-What is measured, each in a process of its own, one after the other, `--repeats` times over (A B C, A
-B C, …, so that a change of the machine's mood meets all of them), and reported as medians:
+What is measured, each in a process of its own, one after the other, `--repeats` times over (A B C,
+A B C, …, so that a change of the machine's mood meets all of them), and reported as medians:
 
 - `ppo`, `ppd`, `ppd_smaller`: this project's scripts, started as a user starts them, with the
   paper's hyperparameters; the student is the larger or the smaller one. Timed between the
