@@ -299,7 +299,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         # when the main process dies, however it dies, each worker sees its pipe close and ends.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        context.set_forkserver_preload([__name__])
+        # It imports this file once for all; asked for __main__, Python 3.11 imports nothing.
+        context.set_forkserver_preload([Path(__file__).stem])
         memory = {}
         for name, dtype, shape in [
             ("obs", obs_space.dtype, (num_envs, *obs_space.shape)),
