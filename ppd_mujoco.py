@@ -416,17 +416,20 @@ class RewardNormalizer(nn.Module):
         self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
 
     def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """One step's rewards and ends (N,) to scaled rewards (N,)."""
-        returns = self.returns.numpy()
-        returns *= self.gamma
-        returns += rewards
-        mean, var, count = self.moments.tolist()
-        mean, var, count = merge_moments(
-            mean, var, count, returns.mean(), returns.var(), len(returns)
-        )
-        self.moments[:] = torch.tensor([mean, var, count])
-        returns[ended] = 0
-        return np.clip(rewards / (var + self.epsilon) ** 0.5, -self.clip, self.clip)
+        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
+        running, returns, variances = self.returns.numpy(), np.empty_like(rewards), []
+        for t in range(len(rewards)):
+            running *= self.gamma
+            running += rewards[t]
+            returns[t] = running
+            running[ended[t]] = 0
+        moments = self.moments.tolist()
+        for mean, var in zip(returns.mean(1).tolist(), returns.var(1).tolist(), strict=True):
+            moments = merge_moments(*moments, mean, var, returns.shape[1])
+            variances.append(moments[1])
+        self.moments.copy_(torch.tensor(moments, dtype=torch.float64))
+        deviations = np.sqrt(np.array(variances) + self.epsilon)[:, None]  # (T, 1)
+        return np.clip(rewards / deviations, -self.clip, self.clip)
 
 
 # ------------------------------------------------------------------------------- Networks
@@ -900,7 +903,7 @@ def train(args: Args) -> dict:
     obs = torch.zeros((T, N, obs_dim), device=device)
     actions = torch.zeros((T, N, *box.shape), device=device)
     logprobs = torch.zeros((T, N), device=device)
-    rewards = np.zeros((T, N), dtype=np.float32)
+    rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
     while global_step < total:
         # Collect a rollout with the policy as it is.
@@ -912,10 +915,8 @@ def train(args: Args) -> dict:
                 actions[t] = dist.sample()
                 logprobs[t] = dist.log_prob(actions[t])
                 env_step = envs.step(agent.env_actions(actions[t]))
-                next_obs, reward, terminations[t], truncations[t], infos = env_step
-                ended = terminations[t] | truncations[t]
-                rewards[t] = normalize_reward(reward, ended)
-                finished += track_episodes(reward, ended)
+                next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
+                finished += track_episodes(rewards[t], terminations[t] | truncations[t])
                 if truncations[t].any():
                     final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
 
@@ -926,12 +927,12 @@ def train(args: Args) -> dict:
             next_values = torch.cat([values[1:], last_values[None]])
             if final_obs:
                 next_values[truncations] = agent.value(torch.cat(final_obs).to(obs))
-            ends = torch.from_numpy(terminations | truncations).to(device)
-            terminals = torch.from_numpy(terminations).to(device)
+            ended = terminations | truncations
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
+            ends, terminals = (torch.from_numpy(e).to(device) for e in (ended, terminations))
             advantages = compute_gae(
-                torch.from_numpy(rewards).to(device),
-                values, next_values, terminals, ends, args.gamma, args.gae_lambda,
-            )  # fmt: skip
+                scaled_rewards, values, next_values, terminals, ends, args.gamma, args.gae_lambda
+            )
             teacher_outputs = teacher.policy_outputs(b_obs)  # asked once per rollout
             b_returns = (advantages + values).flatten()  # (B,)
             b_advantages = advantages.flatten()
