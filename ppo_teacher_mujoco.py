@@ -481,6 +481,10 @@ class MujocoAgent(nn.Module):
         normal = Normal(outputs, self.log_std.exp().expand_as(outputs), validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
+    def sample(self, outputs: torch.Tensor) -> torch.Tensor:
+        """(B, A) means to actions (B, A): `distribution(outputs).sample()` with less overhead."""
+        return outputs + self.log_std.exp() * torch.randn_like(outputs)
+
     def value(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, D) to (B,)."""
         return self.critic(self.normalize(obs)).squeeze(-1)
@@ -491,7 +495,7 @@ class MujocoAgent(nn.Module):
         outputs = self.policy_outputs(
             torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         )
-        actions = outputs if deterministic else self.distribution(outputs).sample()
+        actions = outputs if deterministic else self.sample(outputs)
         return self.env_actions(actions)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
@@ -827,7 +831,7 @@ def train(args: Args) -> dict:
 
     obs = torch.zeros((T, N, obs_dim), device=device)
     actions = torch.zeros((T, N, *box.shape), device=device)
-    logprobs = torch.zeros((T, N), device=device)
+    outputs = torch.zeros((T, N, *box.shape), device=device)  # of the policy: the actions' means
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
     while global_step < total:
@@ -836,9 +840,8 @@ def train(args: Args) -> dict:
         with torch.no_grad():
             for t in range(T):
                 obs[t] = torch.from_numpy(next_obs)
-                dist = agent.distribution(agent.policy_outputs(obs[t]))
-                actions[t] = dist.sample()
-                logprobs[t] = dist.log_prob(actions[t])
+                outputs[t] = agent.policy_outputs(obs[t])
+                actions[t] = agent.sample(outputs[t])
                 env_step = envs.step(agent.env_actions(actions[t]))
                 next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
                 finished += track_episodes(rewards[t], terminations[t] | truncations[t])
@@ -846,7 +849,8 @@ def train(args: Args) -> dict:
                     final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
 
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
-            b_obs = obs.flatten(0, 1)  # (B, D)
+            b_obs, b_actions = obs.flatten(0, 1), actions.flatten(0, 1)  # (B, D), (B, A)
+            b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
             values = agent.value(b_obs).view(T, N)
             last_values = agent.value(torch.from_numpy(next_obs).to(obs))
             next_values = torch.cat([values[1:], last_values[None]])
@@ -860,7 +864,6 @@ def train(args: Args) -> dict:
             )
             b_returns = (advantages + values).flatten()  # (B,)
             b_advantages = advantages.flatten()
-            b_actions, b_logprobs = actions.flatten(0, 1), logprobs.flatten()
 
         # Update the policy and the critic: several epochs over shuffled minibatches.
         metrics = []
