@@ -234,25 +234,28 @@ class AtariGames(gym.vector.VectorEnv):
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
         self.obs = np.zeros(self.observation_space.shape, np.uint8)
-        # The simulator cannot be saved: a game is its seed and the actions since its start.
+        # The simulator cannot be saved. A game is its slot's seed, the number of games that were
+        # played there since it was seeded, and the actions since the game's start.
         self.seeds = np.zeros(num_envs, np.int64)
+        self.games = np.zeros(num_envs, np.int64)
         self.actions = np.zeros((num_envs, max_frames // frame_skip + 2), np.uint8)
         self.lengths = np.zeros(num_envs, np.int64)
-
-    def start_games(self, slots: np.ndarray) -> None:
-        """Start a new game in the slots that the mask (N,) marks, each from its seed."""
-        obs, _ = self.simulator.reset(seed=self.seeds[slots], options={"reset_mask": slots})
-        self.obs[:] = obs
-        self.lengths[slots] = 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start new games, slot i from seed + i. Returns obs (N, C, H, W) and no infos."""
         super().reset(seed=seed)
         first = int(self.np_random.integers(2**30)) if seed is None else seed
         self.seeds = first + np.arange(self.num_envs)
-        self.simulator.reset(seed=self.seeds)  # a first reset must be one of all games
-        self.start_games(np.ones(self.num_envs, dtype=bool))
+        self.games[:] = self.lengths[:] = 0
+        self.obs[:], _ = self.simulator.reset(seed=self.seeds)
         return self.obs, {}
+
+    def start_games(self, slots: np.ndarray) -> None:
+        """Start the next game in each slot that the mask (N,) marks."""
+        # Without a seed: seeding loads the ROM again, which takes as long as 250 steps.
+        self.obs[:], _ = self.simulator.reset(options={"reset_mask": slots})
+        self.games[slots] += 1
+        self.lengths[slots] = 0
 
     def step(self, actions: np.ndarray):
         """Actions (N,) to obs (N, C, H, W), rewards, terminations, truncations (N,) and infos.
@@ -269,35 +272,37 @@ class AtariGames(gym.vector.VectorEnv):
         infos = {"game_over": game_over}
         if game_over.any():  # at once, or the next step would be lost to the simulator's own reset
             infos |= {"final_obs": obs, "_final_obs": game_over}
-            self.seeds[game_over] = self.np_random.integers(2**30, size=game_over.sum())
             self.start_games(game_over)
         return self.obs, rewards, terminations, truncations, infos
 
     def state_dict(self) -> dict:
-        """Each game's seed and actions, what it shows, and the seeds that later games will have."""
+        """What it takes to play the running games again, and what they show."""
+        state = {name: getattr(self, name).tolist() for name in ("seeds", "games", "lengths")}
         actions = torch.tensor(self.actions[:, : self.lengths.max()])
-        state = {"obs": torch.tensor(self.obs), "actions": actions}
-        state |= {"seeds": self.seeds.tolist(), "lengths": self.lengths.tolist()}
-        return state | {"rng": self.np_random.bit_generator.state}
+        return state | {"actions": actions, "obs": torch.tensor(self.obs)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`, after a reset: plays the games again from their starts.
+        """Go on from `state_dict`, after a reset: plays the running games again from their starts.
 
         Raises UserError where they do not come out the same.
         """
         self.seeds, lengths = np.array(state["seeds"]), np.array(state["lengths"])
-        self.actions[:, : lengths.max()] = state["actions"].numpy()
+        longest, rows = lengths.max(), np.arange(self.num_envs)
+        self.actions[:, :longest] = state["actions"].numpy()
         # All end together: a shorter game starts later, and its slot plays anything until then.
-        longest = lengths.max()
         for step in range(longest + 1):
-            starting = lengths == longest - step
-            if starting.any():
-                self.start_games(starting)
+            for slot in np.flatnonzero(lengths == longest - step):
+                mask = rows == slot
+                options = {"reset_mask": mask}
+                self.obs[:], _ = self.simulator.reset(seed=self.seeds[mask], options=options)
+                self.games[slot] = 0
+                for _ in range(state["games"][slot]):
+                    self.start_games(mask)
             if step < longest:
-                now = np.maximum(step - (longest - lengths), 0)
-                actions = self.actions[np.arange(self.num_envs), now].astype(np.int64)
+                played = np.maximum(step - (longest - lengths), 0)
+                actions = self.actions[rows, played].astype(np.int64)
                 self.obs[:] = self.simulator.step(actions)[0]
-        self.lengths, self.np_random.bit_generator.state = lengths, state["rng"]
+        self.lengths = lengths
         if not np.array_equal(self.obs, state["obs"].numpy()):
             advice = "go on with the ale-py that it was started with"
             raise UserError(f"the running games do not replay to where they stopped; {advice}")
