@@ -535,3 +535,11 @@ def test_same_seed_same_run(script, train):
     first, second = train("first", **changes), train("second", **changes)
     for key in ("curve", "episode_returns", "episode_lengths", "episode_returns_training"):
         assert first[key] == second[key]
+
+
+def test_sampled_actions_follow_the_policy():
+    agent = ppd_procgen.PixelAgent((3, 64, 64), 15, "smaller")
+    logits = torch.linspace(-2, 2, 15)
+    actions = agent.sample(logits.expand(200_000, 15))
+    found = torch.bincount(actions, minlength=15) / len(actions)
+    torch.testing.assert_close(found, logits.softmax(-1), rtol=0, atol=4e-3)
