@@ -164,8 +164,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except RuntimeError as error:
-        raise UserError(f"--device {name}: no such torch device; use cpu or cuda") from error
+        raise UserError(f"--device {name}: no such device here; use cpu or cuda") from error
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
         raise UserError(f"--device {name}: torch finds {found} GPUs here; use --device cpu")
@@ -267,8 +269,9 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
         if seed is None:
             seed = int(self.np_random.integers(2**31 - 1))
         # Procgen cannot be seeded again. A new simulator takes milliseconds, as long as the old one
-        # keeps the pictures in memory until then.
-        old, self.simulator = self.simulator, self.simulator_class(rand_seed=seed, **self.options)
+        # keeps the pictures in memory until then. Its seeds have 31 bits.
+        old, options = self.simulator, self.options | {"rand_seed": seed % 2**31}
+        self.simulator = self.simulator_class(**options)
         if old:
             old.close()
         self.observe()
@@ -354,17 +357,20 @@ class RewardNormalizer(nn.Module):
         self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
 
     def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """One step's rewards and ends (N,) to scaled rewards (N,)."""
-        returns = self.returns.numpy()
-        returns *= self.gamma
-        returns += rewards
-        mean, var, count = self.moments.tolist()
-        mean, var, count = merge_moments(
-            mean, var, count, returns.mean(), returns.var(), len(returns)
-        )
-        self.moments[:] = torch.tensor([mean, var, count])
-        returns[ended] = 0
-        return np.clip(rewards / (var + self.epsilon) ** 0.5, -self.clip, self.clip)
+        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
+        running, returns, variances = self.returns.numpy(), np.empty_like(rewards), []
+        for t in range(len(rewards)):
+            running *= self.gamma
+            running += rewards[t]
+            returns[t] = running
+            running[ended[t]] = 0
+        moments = self.moments.tolist()
+        for mean, var in zip(returns.mean(1).tolist(), returns.var(1).tolist(), strict=True):
+            moments = merge_moments(*moments, mean, var, returns.shape[1])
+            variances.append(moments[1])
+        self.moments.copy_(torch.tensor(moments, dtype=torch.float64))
+        deviations = np.sqrt(np.array(variances) + self.epsilon)[:, None]  # (T, 1)
+        return np.clip(rewards / deviations, -self.clip, self.clip)
 
 
 # ------------------------------------------------------------------------------- Networks
@@ -457,6 +463,10 @@ class PixelAgent(nn.Module):
         """(B, A) logits to a categorical distribution whose log_prob, entropy and KL are (B,)."""
         return Categorical(logits=outputs, validate_args=False)
 
+    def sample(self, outputs: torch.Tensor) -> torch.Tensor:
+        """(B, A) logits to actions (B,): `distribution(outputs).sample()` with less overhead."""
+        return torch.multinomial(outputs.softmax(-1), 1).squeeze(-1)
+
     def value(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B,)."""
         return self.run(self.critic, obs).squeeze(-1)
@@ -466,7 +476,7 @@ class PixelAgent(nn.Module):
         """Raw frames (B, C, H, W) to actions (B,)."""
         device = next(self.parameters()).device
         outputs = self.policy_outputs(torch.as_tensor(obs, device=device))
-        actions = outputs.argmax(-1) if deterministic else self.distribution(outputs).sample()
+        actions = outputs.argmax(-1) if deterministic else self.sample(outputs)
         return self.env_actions(actions)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
@@ -564,14 +574,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     except OSError as error:
         advice = "give an agent.safetensors, or train a teacher with a ppo_teacher script"
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
-    if start == b"PK" or start[:1] == b"\x80":
-        advice = "give an agent.safetensors of this project"
-        raise UserError(f"{refused}a pickle, which could run code, so it was not opened; {advice}")
     try:
         with safe_open(path, framework="pt") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
+        # Only now: a sound file starts with its header's length, which may be these bytes too.
+        if start == b"PK" or start[:1] == b"\x80":
+            reason = "a pickle, which could run code, so it was not opened"
+            advice = "give an agent.safetensors of this project"
+            raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
     if header.get("format") != "ppd-agent-1":
@@ -657,7 +669,7 @@ def load_training_state(run_dir: str, script: str) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found = state["script"]
+        found, _ = state["script"], state["args"]
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
@@ -865,39 +877,36 @@ def train(args: Args) -> dict:
 
     obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
     actions = torch.zeros((T, N), dtype=torch.int64, device=device)
-    logprobs = torch.zeros((T, N), device=device)
-    rewards = np.zeros((T, N), dtype=np.float32)
-    ended = np.zeros((T, N), dtype=bool)
+    outputs = torch.zeros((T, N, num_actions), device=device)  # of the policy: the actions' logits
+    rewards, ended = np.zeros((T, N)), np.zeros((T, N), dtype=bool)
     while global_step < total:
         # Collect a rollout with the policy as it is.
         finished = []
         with torch.no_grad():
             for t in range(T):
                 obs[t] = torch.from_numpy(next_obs)
-                dist = agent.distribution(agent.policy_outputs(obs[t]))
-                actions[t] = dist.sample()
-                logprobs[t] = dist.log_prob(actions[t])
+                outputs[t] = agent.policy_outputs(obs[t])
+                actions[t] = agent.sample(outputs[t])
                 env_step = envs.step(agent.env_actions(actions[t]))
-                next_obs, reward, ended[t], _, _ = env_step
-                rewards[t] = normalize_reward(reward, ended[t])
-                finished += track_episodes(reward, ended[t])
+                next_obs, rewards[t], ended[t], _, _ = env_step
+                finished += track_episodes(rewards[t], ended[t])
 
             # Advantages. Procgen shows no time limit and no final observation: an end is an end.
-            b_obs = obs.flatten(0, 1)  # (B, C, H, W)
+            b_obs, b_actions = obs.flatten(0, 1), actions.flatten()  # (B, C, H, W), (B,)
+            b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
             chunks = b_obs.split(args.minibatch_size)
             values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
             last_values = agent.value(torch.from_numpy(next_obs).to(device))
             next_values = torch.cat([values[1:], last_values[None]])
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
             ends = torch.from_numpy(ended).to(device)
             advantages = compute_gae(
-                torch.from_numpy(rewards).to(device),
-                values, next_values, ends, ends, args.gamma, args.gae_lambda,
-            )  # fmt: skip
+                scaled_rewards, values, next_values, ends, ends, args.gamma, args.gae_lambda
+            )
             # The teacher is asked once per rollout.
             teacher_outputs = torch.cat([teacher.policy_outputs(chunk) for chunk in chunks])
             b_returns = (advantages + values).flatten()  # (B,)
             b_advantages = advantages.flatten()
-            b_actions, b_logprobs = actions.flatten(0, 1), logprobs.flatten()
 
         # Update the policy and the critic: several epochs over shuffled minibatches.
         metrics = []
@@ -976,8 +985,8 @@ def train(args: Args) -> dict:
     teacher_score, teacher_score_training = (kind["score"] for kind in teacher_scores)
     score, score_training = unseen["score"], training["score"]
     reference = teacher_header.get("original_score", teacher_score)["mean"]
-    fraction = score["mean"] / reference if reference else None
-    reached = [step for step, mean, _ in log["evaluations"] if mean >= 0.9 * reference]
+    fraction = score["mean"] / reference if reference > 0 else None  # None: it never scored
+    reached = [step for step, mean, _ in log["evaluations"] if mean >= 0.9 * reference > 0]
     header |= {"steps": total, "score": score, "score_training": score_training}
     save_agent(agent, run_dir / "agent.safetensors", header)
     result = {"script": script, "args": asdict(args), "steps": total, **log, **unseen}
@@ -990,11 +999,12 @@ def train(args: Args) -> dict:
     for closable in (envs, *eval_envs, writer):
         closable.close()
     print(f"{run_dir}: {total:,} steps, {args.episodes} episodes each")
-    for kind, student, its_teacher in [
-        ("unseen", score, teacher_score),
-        ("training", score_training, teacher_score_training),
-    ]:
-        print(f"{kind} levels: student {score_text(student)} · teacher {score_text(its_teacher)}")
+    print(
+        f"student: unseen levels {score_text(score)} · training levels {score_text(score_training)}"
+    )
+    print(f"teacher: unseen levels {score_text(teacher_score)}", end=" · ")
+    print(f"training levels {score_text(teacher_score_training)}")
+    print(f"fraction of teacher, unseen levels: {fraction and round(fraction, 3)}")
     return result
 
 
