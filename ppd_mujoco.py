@@ -39,7 +39,7 @@ import torch
 import torch.nn as nn
 import tyro
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -597,7 +597,8 @@ def write_whole(path: Path, write) -> None:
 def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
     """Write an agent's tensors, and `header` as JSON strings in the file's metadata."""
     metadata = {key: json.dumps(value) for key, value in header.items()}
-    write_whole(path, lambda partial: save_file(agent.state_dict(), partial, metadata))
+    # not save_file, whose files only their owner may read
+    write_whole(path, lambda partial: partial.write_bytes(to_bytes(agent.state_dict(), metadata)))
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
