@@ -704,7 +704,7 @@ def save_training_state(run_dir: Path, parts: dict, facts: dict) -> None:
     write_whole(run_dir / "training_state.pt", lambda path: torch.save(state, path))
 
 
-def load_training_state(run_dir: str, script: str) -> dict:
+def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
     """What `save_training_state` wrote last. Raises UserError for a run that cannot go on."""
     path = Path(run_dir) / "training_state.pt"
     if (Path(run_dir) / "result.json").exists():
@@ -713,7 +713,7 @@ def load_training_state(run_dir: str, script: str) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found, _ = state["script"], state["args"]
+        found, state["args"] = state["script"], args_class(**state["args"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
@@ -813,6 +813,12 @@ def catch_stop_signals() -> list[int]:
     return caught
 
 
+def restore_stop_signals() -> None:
+    """Undo `catch_stop_signals`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def start_logging(args, run_dir: Path, first_step: int) -> SummaryWriter:
     """TensorBoard events in the run's folder and, with --track, Weights & Biases."""
     if args.track:
@@ -841,8 +847,8 @@ def train(args: Args) -> dict:
     if args.resume:
         if args != Args(resume=args.resume):
             raise UserError("--resume takes no other flag: a run goes on with its own arguments")
-        run_dir, state = Path(args.resume), load_training_state(args.resume, script)
-        args = Args(**state["args"])
+        run_dir, state = Path(args.resume), load_training_state(args.resume, script, Args)
+        args = state["args"]
     check_args(args)
     torch.manual_seed(args.seed)
     device, T, N = torch.device(args.device), args.num_steps, args.num_envs
@@ -886,7 +892,11 @@ def train(args: Args) -> dict:
         save_training_state(run_dir, parts, facts)
         save_agent(agent, run_dir / "agent.safetensors", header | {"steps": global_step})
 
-    if not state:
+    stop_signals = catch_stop_signals()
+    started, seconds_before = time.perf_counter(), log["seconds"]
+    global_step = log["iteration"] * args.batch_size
+    save()
+    if "teacher_score" not in log:
         returns, _ = evaluate(teacher, eval_envs, args.teacher_episodes, eval_seed, True)
         log["teacher_score"] = summarize(returns)
         warnings_found = [warning, compare_with_header(log["teacher_score"], teacher_header)]
@@ -898,14 +908,10 @@ def train(args: Args) -> dict:
     print(f"{args.env_id}: {num_workers} environment workers, {args.torch_threads} torch threads")
     if taken:
         print(f"the paper's {taken}")
-    stop_signals = catch_stop_signals()
-    started, seconds_before = time.perf_counter(), log["seconds"]
-    global_step = log["iteration"] * args.batch_size
     writer = start_logging(args, run_dir, global_step)
     total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
     bar = {"unit": " steps", "unit_scale": True, "dynamic_ncols": True, "mininterval": quiet}
     progress = tqdm(total=total, initial=global_step, **bar)
-    save()
 
     obs = torch.zeros((T, N, obs_dim), device=device)
     actions = torch.zeros((T, N, *box.shape), device=device)
@@ -1010,14 +1016,17 @@ def train(args: Args) -> dict:
             tqdm.write(f"stopped at step {global_step:,}; python {script}.py --resume {run_dir}")
             sys.exit(128 + stop_signals[0])
 
-    # The final score, by the paper's protocol, of the student and of its teacher.
     save()
     progress.close()
+    restore_stop_signals()  # all is saved: from here on Ctrl-C may end the process at once
+
+    # The final score, by the paper's protocol, of the student and of its teacher.
     returns, lengths = evaluate(agent, eval_envs, args.episodes, eval_seed, True)
     teacher_returns, _ = evaluate(teacher, eval_envs, args.episodes, eval_seed, True)
     score, teacher_score = summarize(returns), summarize(teacher_returns)
     reference = teacher_header.get("original_score", teacher_score)["mean"]
-    reached = [step for step, mean, _ in log["evaluations"] if mean >= 0.9 * reference]
+    goal = reference - 0.1 * abs(reference)
+    reached = [step for step, mean, _ in log["evaluations"] if mean >= goal]
     save_agent(agent, run_dir / "agent.safetensors", header | {"steps": total, "score": score})
     result = {"script": script, "args": asdict(args), "score": score, "steps": total}
     result |= {"episode_returns": returns, "episode_lengths": lengths, **log}

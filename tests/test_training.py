@@ -345,7 +345,7 @@ def test_nan_stops_the_run(name, broken, monkeypatch, tmp_path):
     assert "\n" not in str(error.value)
     _, header = script.read_checkpoint(tmp_path / "run" / "agent.safetensors")
     assert header["steps"] == 2 * 36
-    state = script.load_training_state(args.run_dir, name)
+    state = script.load_training_state(args.run_dir, name, script.Args)
     assert state["log"]["iteration"] == 2
     assert not (tmp_path / "run" / "result.json").exists()
 
