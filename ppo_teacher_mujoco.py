@@ -659,11 +659,13 @@ def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found, state["args"] = state["script"], args_class(**state["args"])
+        found = state["script"]
+        if found == script:
+            state["args"] = args_class(**state["args"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
-        raise UserError(f"--resume {run_dir}: a run of {found}.py; resume it with that script")
+        raise UserError(f"--resume {run_dir}: a run of {found}; resume it with that script")
     return state
 
 
