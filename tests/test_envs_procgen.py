@@ -466,6 +466,59 @@ def scalars(monkeypatch, script) -> dict[str, list[float]]:
     return logged
 
 
+def test_a_rollout_s_first_minibatch_is_on_policy(script, train, monkeypatch):
+    """With one gradient step per rollout each ratio is 1, and the surrogate the mean advantage."""
+    logged = scalars(monkeypatch, script)
+    train(minibatch_size=64, update_epochs=1, total_timesteps=192, eval_every=0, episodes=1)
+    for name, bound in [("approx_kl", 1e-6), ("clipfrac", 0), ("policy_loss", 1e-5)]:
+        values = np.abs(logged[f"losses/{name}"])
+        assert len(values) == 3 and values.max() <= bound, (name, values)
+
+
+def test_what_the_games_show_reaches_the_advantages(script, train, monkeypatch):
+    """Each rollout's rewards, ends and values against a record of the training games."""
+    played, rollouts, games, normalizers = [], [], [], []
+    reset, step = script.ProcgenVectorEnv.reset, script.ProcgenVectorEnv.step
+    value, gae = script.PixelAgent.value, script.compute_gae
+
+    def watched_reset(envs, **options):
+        games.append(envs)  # the training games come first
+        return reset(envs, **options)
+
+    def watched_step(envs, actions):
+        before = torch.tensor(envs.obs)
+        out = step(envs, actions)
+        if envs is games[0]:
+            played.append((before, out[1].copy(), out[2].copy(), torch.tensor(envs.obs)))
+        return out
+
+    def watched_value(agent, obs):
+        games.append(agent)
+        return value(agent, obs)
+
+    def watched_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
+        obs, raw, ends, after = (list(x) for x in zip(*played, strict=True))
+        agent, raw, ends = games[-1], np.stack(raw).astype(np.float64), np.stack(ends)
+        normalizers[:] = normalizers or [script.RewardNormalizer(4)]
+        expected = torch.from_numpy(normalizers[0](raw, ends)).float()
+        torch.testing.assert_close(rewards, expected)
+        assert torch.equal(terminations, torch.from_numpy(ends))
+        assert torch.equal(ended, terminations)
+        for found, frames in [(values, obs), (next_values, after)]:
+            expected = torch.stack([value(agent, frame) for frame in frames])
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        rollouts.append(ends.sum())
+        played.clear()
+        return gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda)
+
+    monkeypatch.setattr(script.ProcgenVectorEnv, "reset", watched_reset)
+    monkeypatch.setattr(script.ProcgenVectorEnv, "step", watched_step)
+    monkeypatch.setattr(script.PixelAgent, "value", watched_value)
+    monkeypatch.setattr(script, "compute_gae", watched_gae)
+    train(total_timesteps=384, num_steps=32, eval_every=0, episodes=1)
+    assert len(rollouts) == 3 and sum(rollouts) > 0
+
+
 @pytest.mark.parametrize("distill_lambda", [1.0, 0.0])
 def test_the_student_comes_nearer_to_its_teacher(monkeypatch, tmp_path, distill_lambda):
     few = with_few_games(ppd_procgen.make_procgen_envs, 8)
