@@ -1,0 +1,135 @@
+"""The paper's experiments as data: which commands make up which table and figure.
+
+A study is a list of `Run`s; a `Run` is one command line of one of the training scripts. Nothing
+here trains: `python -m experiments.run STUDY` hands the commands to an engine.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+SEEDS = (100, 200, 300, 400, 500)
+SIZES = ("smaller", "same", "larger")
+METHODS = ("teacher-distill", "student-distill", "ppd")
+GAMES = ("Atlantis", "BeamRider", "CrazyClimber", "DemonAttack", "Enduro", "Freeway", "MsPacman")
+GAMES += ("Pong", "Qbert", "Seaquest", "Zaxxon")
+ATARI = tuple(f"{game}NoFrameskip-v4" for game in GAMES)
+MUJOCO = ("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4")
+MUJOCO_TEACHERS = (*MUJOCO, "Swimmer-v4")
+PROCGEN = ("coinrun", "jumper", "miner", "ninja")
+# The environments of Tables 2, 6, 7, 9; Figure 2 takes the four Atari games among them.
+IMPERFECT_ATARI = tuple(
+    f"{game}NoFrameskip-v4" for game in ("BeamRider", "CrazyClimber", "MsPacman", "Qbert")
+)
+IMPERFECT = (*IMPERFECT_ATARI, "miner", "jumper", "coinrun", "ninja")
+
+
+def suite_of(env_id: str) -> str:
+    """atari, mujoco or procgen."""
+    return "atari" if env_id in ATARI else "procgen" if env_id in PROCGEN else "mujoco"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: `method` is teacher, ppd, student-distill or teacher-distill."""
+
+    study: str
+    env_id: str
+    method: str
+    seed: int
+    size: str = "same"
+    corrupted: bool = False
+    options: dict = field(default_factory=dict, hash=False)
+
+    @property
+    def suite(self) -> str:
+        return suite_of(self.env_id)
+
+    @property
+    def run_dir(self) -> Path:
+        """runs/<study>/<env>__<method>__<size>[__<option>]__<seed>, relative to the repository."""
+        parts = [self.env_id, self.method, self.size]
+        parts += [f"{name}-{value}" for name, value in self.options.items()]
+        return Path("runs") / self.study / "__".join([*parts, str(self.seed)])
+
+    @property
+    def teacher(self) -> Path | None:
+        """The teacher of the same environment and seed: a student of seed S learns from that."""
+        if self.method == "teacher":
+            return None
+        if self.corrupted:
+            return Path("runs/corrupted") / f"{self.env_id}__{self.seed}.safetensors"
+        return teacher_run(self.env_id, self.seed).run_dir / "agent.safetensors"
+
+    def command(self) -> list[str]:
+        """The command line, to be run in the repository."""
+        flags = {"env-id": self.env_id, "seed": self.seed}
+        if self.method in ("teacher-distill", "student-distill"):
+            script = [f"{self.method.replace('-', '_')}.py", self.suite]
+        else:
+            script = [f"{'ppo_teacher' if self.method == 'teacher' else 'ppd'}_{self.suite}.py"]
+        if self.method == "teacher":
+            flags["size"] = self.size
+        else:
+            flags |= {"student-size": self.size, "teacher": self.teacher}
+        flags |= self.options | {"run-dir": self.run_dir}
+        return [
+            sys.executable,
+            *script,
+            *(str(x) for f in flags.items() for x in ("--" + f[0], f[1])),
+        ]
+
+
+def teacher_run(env_id: str, seed: int) -> Run:
+    return Run("teachers", env_id, "teacher", seed)
+
+
+def teachers() -> list[Run]:
+    """Figures 3–5, the teacher column of Table 5."""
+    envs = (*ATARI, *MUJOCO_TEACHERS, *PROCGEN)
+    return [teacher_run(env_id, seed) for env_id, seed in product(envs, SEEDS)]
+
+
+def sizes() -> list[Run]:
+    """Tables 1, 5, 8; Figures 1 and 6–11."""
+    grid = product((*ATARI, *MUJOCO, *PROCGEN), METHODS, SIZES, SEEDS)
+    return [Run("sizes", env_id, method, seed, size) for env_id, method, size, seed in grid]
+
+
+def imperfect() -> list[Run]:
+    """Tables 2, 6, 9: teachers corrupted by `experiments/corrupt.py` with σ = 0.05."""
+    grid = product(IMPERFECT, METHODS, SEEDS)
+    return [Run("imperfect", env, method, seed, "larger", True) for env, method, seed in grid]
+
+
+def distill_lambda() -> list[Run]:
+    """Figure 2."""
+    runs = []
+    for env_id, weight, seed in product(IMPERFECT_ATARI, (0.5, 1, 2, 5), SEEDS):
+        runs.append(Run("lambda", env_id, "ppd", seed, "larger", False, {"distill-lambda": weight}))
+    return runs
+
+
+def ppo_baseline() -> list[Run]:
+    """Table 7: PPO without a teacher, as PPD with λ = 0 (assumed: PPD's other settings)."""
+    runs = []
+    for env_id, seed in product(IMPERFECT, SEEDS):
+        options = {"distill-lambda": 0}
+        runs.append(Run("ppo-baseline", env_id, "ppd", seed, "larger", False, options))
+    return runs
+
+
+STUDIES = {
+    "teachers": teachers,
+    "sizes": sizes,
+    "imperfect": imperfect,
+    "lambda": distill_lambda,
+    "ppo-baseline": ppo_baseline,
+}
+
+
+def narrow(runs: list[Run], **choices) -> list[Run]:
+    """The runs whose attribute is among the choices given for it: suite=["mujoco"], seed=[100]."""
+    wanted = {name: values for name, values in choices.items() if values}
+    return [r for r in runs if all(getattr(r, name) in v for name, v in wanted.items())]

@@ -1,0 +1,91 @@
+"""compute_gae against its definition and against Stable-Baselines3."""
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from gymnasium import spaces
+from helpers import PPO_SCRIPTS, load, mutant
+from stable_baselines3.common.buffers import RolloutBuffer
+
+GAMMA, LAMBDA = 0.97, 0.9
+
+
+def random_rollout(seed, T=12, N=5):
+    """Rollouts whose ends are terminations, time limits and both, also in the last step."""
+    rng = np.random.default_rng(seed)
+    rewards, values, next_values = rng.normal(size=(3, T, N))
+    terminations, truncations = rng.random((2, T, N)) < 0.2
+    terminations[-1, :2], truncations[-1, 1:3] = True, True
+    ended = terminations | truncations
+    # Where the episode goes on, the next value is that of the next step.
+    next_values[:-1][~ended[:-1]] = values[1:][~ended[:-1]]
+    return rewards, values, next_values, terminations, ended
+
+
+def compute(script, rollout):
+    return script.compute_gae(*map(torch.from_numpy, rollout), GAMMA, LAMBDA).numpy()
+
+
+def check_against_definition(script):
+    for seed in range(4):
+        rollout = random_rollout(seed)
+        expected = oracle.gae(*rollout, GAMMA, LAMBDA)
+        np.testing.assert_allclose(compute(script, rollout), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PPO_SCRIPTS)
+def test_brute_force(name):
+    check_against_definition(load(name))
+
+
+@pytest.mark.parametrize("name", PPO_SCRIPTS)
+@pytest.mark.parametrize(
+    ("terminated", "ended", "expected"),
+    [
+        (False, False, [1 + 2 * 3 - 4 + (1 + 2 * 5 - 3) / 4, 1 + 2 * 5 - 3]),
+        (True, True, [1 - 4, 1 + 2 * 5 - 3]),  # no future
+        (False, True, [1 + 2 * 3 - 4, 1 + 2 * 5 - 3]),  # a time limit: the future's value, no more
+    ],
+    ids=["goes on", "terminated or both", "truncated"],
+)
+def test_by_hand(name, terminated, ended, expected):
+    """Two steps, γ = 2 and γλ = ¼, whose second is the rollout's edge."""
+    columns = [[1, 1], [4, 3], [3, 5]]  # rewards, values, next values
+    arrays = [torch.tensor(column, dtype=torch.float64)[:, None] for column in columns]
+    flags = [torch.tensor([[flag], [False]]) for flag in (terminated, ended)]
+    advantages = load(name).compute_gae(*arrays, *flags, 2.0, 0.125)
+    np.testing.assert_allclose(advantages[:, 0], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", PPO_SCRIPTS)
+def test_stable_baselines3(name):
+    """Its buffer, with its bootstrapping: γ·V(final observation) is added to the reward."""
+    rewards, values, next_values, terminations, ended = rollout = random_rollout(9)
+    T, N = rewards.shape
+    cut = ended & ~terminations
+    box = spaces.Box(-1, 1, (1,))
+    buffer = RolloutBuffer(T, box, box, gamma=GAMMA, gae_lambda=LAMBDA, n_envs=N)
+    buffer.rewards[:] = rewards + GAMMA * next_values * cut
+    buffer.values[:] = values
+    buffer.episode_starts[1:] = ended[:-1]
+    buffer.compute_returns_and_advantage(torch.from_numpy(next_values[-1]), ended[-1])
+    np.testing.assert_allclose(compute(load(name), rollout), buffer.advantages, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PPO_SCRIPTS)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("* ~terminations", "* ~ended"),
+        ("* ~terminations", ""),
+        ("gamma * gae_lambda * ~ended", "gamma * gae_lambda * ~terminations"),
+        ("gamma * gae_lambda * ~ended", "gae_lambda * ~ended"),
+        ("gamma * next_values", "next_values"),
+        ("deltas[t] + discounts[t]", "deltas[t] + discounts[t - 1]"),
+        ("- values\n", "\n"),
+    ],
+)
+def test_a_changed_factor_is_seen(name, old, new):
+    with pytest.raises(AssertionError):
+        check_against_definition(mutant(name, "compute_gae", old, new))

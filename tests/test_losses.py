@@ -1,0 +1,290 @@
+"""Each script's losses and gradients against a float64 oracle and against Stable-Baselines3."""
+
+import gymnasium as gym
+import numpy as np
+import oracle
+import pytest
+import torch
+from helpers import PPO_SCRIPTS, distribution, has_teacher, load, mutant
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
+
+PPD_SCRIPTS = [name for name in PPO_SCRIPTS if has_teacher(name)]
+DIRECTIONS = ["forward", "reverse"]
+
+
+def random_case(script, seed, size=24, direction="forward"):
+    """A minibatch with ratios below, within and above the clip range, away from its edges."""
+    rng = np.random.default_rng(seed)
+    gaussian = hasattr(script, "MujocoAgent")
+    family = oracle.Gaussian if gaussian else oracle.Categorical
+    A = 3
+    outputs, teacher_outputs = rng.normal(size=(2, size, A))
+    log_std, teacher_log_std = rng.normal(size=(2, A)) / 2 if gaussian else np.zeros((2, 0))
+    actions = rng.normal(size=(size, A)) if gaussian else rng.integers(A, size=size)
+    coefs = {"clip_coef": 0.1 + 0.3 * rng.random(), "ent_coef": 0.05 + rng.random()}
+    coefs |= {"vf_coef": 0.2 + rng.random(), "distill_lambda": 0.3 + 2 * rng.random()}
+    epsilon = coefs["clip_coef"]
+    ranges = [(0.2, 1 - epsilon), (1 - epsilon, 1 + epsilon), (1 + epsilon, 2.5)]
+    low, high = np.array(ranges)[np.arange(size) % 3].T
+    ratio = low + (high - low) * (0.05 + 0.9 * rng.random(size))
+    logprobs = family.log_prob(outputs, log_std, actions) - np.log(ratio)
+    signs = np.where(np.arange(size) % 2, 1, -1)  # so each range meets both signs
+    batch = {"actions": actions, "logprobs": logprobs, "returns": rng.normal(size=size)}
+    batch |= {"advantages": signs * (0.5 + 3 * rng.random(size))}
+    batch |= {"teacher_outputs": teacher_outputs, "teacher_log_std": teacher_log_std}
+    variables = [outputs, log_std, rng.normal(size=size)]
+    return family, batch, coefs | {"kl": direction}, variables
+
+
+def script_losses(script, batch, coefs, outputs, log_std, values):
+    """The same terms as the oracle's, from the script's own functions, in float64."""
+    batch = {name: torch.from_numpy(array) for name, array in batch.items()}
+    dist = distribution(script, outputs, log_std)
+    ratio = (dist.log_prob(batch["actions"]) - batch["logprobs"]).exp()
+    advantages = script.normalize_advantages(batch["advantages"])
+    terms = {
+        "pg_loss": script.clipped_surrogate_loss(ratio, advantages, coefs["clip_coef"]),
+        "v_loss": script.value_loss(values, batch["returns"]),
+        "entropy_loss": dist.entropy().mean(),
+    }
+    loss = script.ppo_loss(*terms.values(), coefs["ent_coef"], coefs["vf_coef"])
+    if coefs["distill_lambda"] is not None:
+        teacher = distribution(script, batch["teacher_outputs"], batch["teacher_log_std"])
+        kl = script.policy_kl(teacher, dist, coefs["kl"])
+        terms["kl"] = kl.mean()
+        rest = coefs["clip_coef"], coefs["distill_lambda"]
+        terms["distill_loss"] = script.distillation_loss(kl, ratio, *rest)
+        loss = loss + terms["distill_loss"]
+    return terms | {"loss": loss}
+
+
+def script_gradients(script, batch, coefs, variables):
+    """Values and gradients of every term by autograd."""
+    leaves = [torch.tensor(array, requires_grad=True) for array in variables]
+    terms = script_losses(script, batch, coefs, *leaves)
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    gradients = {
+        name: [g.numpy() for g in torch.autograd.grad(term, leaves, **options)]
+        for name, term in terms.items()
+        if term.requires_grad
+    }
+    return {name: term.item() for name, term in terms.items()}, gradients
+
+
+def check_against_oracle(script, with_teacher):
+    for seed in range(4):
+        family, batch, coefs, variables = random_case(script, seed, 24, DIRECTIONS[seed % 2])
+        if not with_teacher:
+            coefs["distill_lambda"] = None
+        function = lambda *a, c=(family, batch, coefs): oracle.losses(*c, *a)
+        values, gradients = script_gradients(script, batch, coefs, variables)
+        expected = function(*variables)
+        assert values.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_allclose(values[name], expected[name], rtol=1e-10, err_msg=name)
+        for name, slopes in oracle.gradients(function, variables).items():
+            for slope, gradient in zip(slopes, gradients.get(name, [0, 0, 0]), strict=True):
+                np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("name", PPO_SCRIPTS)
+def test_values_and_gradients(name):
+    check_against_oracle(load(name), has_teacher(name))
+
+
+PPO_MUTATIONS = [
+    ("clipped_surrogate_loss", "1 - clip_coef", "1 - 2 * clip_coef"),
+    ("clipped_surrogate_loss", "1 + clip_coef", "1 + 2 * clip_coef"),
+    ("clipped_surrogate_loss", "-torch.min", "torch.min"),
+    ("clipped_surrogate_loss", "torch.min", "torch.max"),
+    ("clipped_surrogate_loss", "(ratio * advantages,", "(ratio,"),
+    ("clipped_surrogate_loss", "clipped_ratio * advantages)", "clipped_ratio)"),
+    ("clipped_surrogate_loss", ").mean()", ").sum()"),
+    ("value_loss", ".mean()", ".sum()"),
+    ("value_loss", ".mean()", ".mean() / 2"),
+    ("value_loss", ".square()", ".abs()"),
+    ("value_loss", "(values - returns)", "(values + returns)"),
+    ("ppo_loss", "- ent_coef *", "+ ent_coef *"),
+    ("ppo_loss", "- ent_coef *", "-"),
+    ("ppo_loss", "return pg_loss -", "return -"),
+    ("ppo_loss", "+ vf_coef * v_loss", "+ v_loss"),
+    ("ppo_loss", "+ vf_coef * v_loss", ""),
+    ("normalize_advantages", ".std()", ".std(unbiased=False)"),
+    ("normalize_advantages", "- advantages.mean()", ""),
+    ("normalize_advantages", " / (advantages.std() + 1e-8)", ""),
+]
+PPD_MUTATIONS = [
+    ("distillation_loss", "return distill_lambda * ", "return "),
+    ("distillation_loss", "return distill_lambda", "return -distill_lambda"),
+    ("distillation_loss", "(kl * ratio", "(kl.detach() * ratio"),
+    ("distillation_loss", "(kl * ratio", "(ratio"),
+    ("distillation_loss", "* ratio.clamp(min=1 - clip_coef)", "* ratio"),
+    ("distillation_loss", "* ratio.clamp(min=1 - clip_coef)", ""),
+    ("distillation_loss", "ratio.clamp(min", "ratio.detach().clamp(min"),
+    ("distillation_loss", "(min=1 - clip_coef)", "(min=1 + clip_coef)"),
+    ("distillation_loss", "(min=1 - clip_coef)", "(min=1)"),
+    ("distillation_loss", "(min=1 - clip_coef)", "(max=1 - clip_coef)"),
+    ("distillation_loss", "(min=1 - clip_coef)", "(1 - clip_coef, 1 + clip_coef)"),
+    ("distillation_loss", ").mean()", ").sum()"),
+    ("policy_kl", '== "forward"', '!= "forward"'),
+    ("policy_kl", "(teacher_dist, student_dist)", "(student_dist, teacher_dist)"),
+    ("policy_kl", "(student_dist, teacher_dist)", "(teacher_dist, student_dist)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "old", "new"),
+    [(name, *mutation) for name in PPO_SCRIPTS for mutation in PPO_MUTATIONS]
+    + [(name, *mutation) for name in PPD_SCRIPTS for mutation in PPD_MUTATIONS],
+)
+def test_a_changed_factor_is_seen(name, function, old, new):
+    """The check above fails when any one factor of a loss is changed in any one file."""
+    if function == "policy_kl" and old.startswith("("):
+        old, new = f"return kl_divergence{old}", f"return kl_divergence{new}"
+    with pytest.raises(AssertionError):
+        check_against_oracle(mutant(name, function, old, new), has_teacher(name))
+
+
+@pytest.mark.parametrize("name", PPD_SCRIPTS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_lambda_0_is_ppo(name, direction):
+    script = load(name)
+    _, batch, coefs, variables = random_case(script, 5, direction=direction)
+    none = script_gradients(script, batch, coefs | {"distill_lambda": None}, variables)
+    zero = script_gradients(script, batch, coefs | {"distill_lambda": 0.0}, variables)
+    assert zero[0]["loss"] == none[0]["loss"]
+    for a, b in zip(zero[1]["loss"], none[1]["loss"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", PPO_SCRIPTS)
+def test_doubled_batch(name):
+    """Means, not sums: the same samples twice give the same losses (but for the unbiased std)."""
+    script = load(name)
+    _, batch, coefs, variables = random_case(script, 6)
+    script_normalize = script.normalize_advantages
+    coefs["distill_lambda"] = 1.0 if has_teacher(name) else None
+    twice = {key: np.concatenate([array, array]) for key, array in batch.items()}
+    twice["teacher_log_std"] = batch["teacher_log_std"]
+    doubled = [np.concatenate([variables[0]] * 2), variables[1], np.concatenate([variables[2]] * 2)]
+    try:
+        script.normalize_advantages = lambda advantages: advantages
+        one = script_gradients(script, batch, coefs, variables)[0]
+        two = script_gradients(script, twice, coefs, doubled)[0]
+    finally:
+        script.normalize_advantages = script_normalize
+    assert two == pytest.approx(one, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", PPD_SCRIPTS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_student_equal_to_teacher_costs_nothing(name, direction):
+    script = load(name)
+    _, batch, coefs, variables = random_case(script, 7, direction=direction)
+    batch |= {"teacher_outputs": variables[0], "teacher_log_std": variables[1]}
+    values, gradients = script_gradients(script, batch, coefs, variables)
+    assert values["distill_loss"] == pytest.approx(0, abs=1e-12)
+    for gradient in gradients["distill_loss"]:
+        np.testing.assert_allclose(gradient, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PPD_SCRIPTS)
+def test_gradient_flows_through_both_factors(name):
+    """d(KL·max(r, 1−ε)) by the product rule; below 1−ε the ratio's part is 0."""
+    kl = torch.tensor([2.0, 3.0, 4.0], requires_grad=True)
+    ratio = torch.tensor([0.5, 1.0, 1.7], requires_grad=True)
+    loss = load(name).distillation_loss(kl, ratio, 0.2, 3.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * 0.8 + 3 * 1.0 + 4 * 1.7)
+    assert kl.grad.tolist() == pytest.approx([0.8, 1.0, 1.7])
+    assert ratio.grad.tolist() == pytest.approx([0.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize("name", PPD_SCRIPTS)
+def test_kl_of_another_shape_is_refused(name):
+    """A KL per action dimension would broadcast into a plausible number."""
+    with pytest.raises(AssertionError):
+        load(name).distillation_loss(torch.ones(4, 3), torch.ones(4), 0.2, 1.0)
+
+
+def test_kl_direction_by_numbers():
+    """KL(N(0,1) ‖ N(0,2²)) = log 2 + 1/8 − 1/2, and log ½ + 2 − 1/2 the other way."""
+    narrow, wide = (np.zeros((1, 1)), np.zeros(1)), (np.zeros((1, 1)), np.log([2.0]))
+    for name in PPD_SCRIPTS:
+        script = load(name)
+        if not hasattr(script, "MujocoAgent"):
+            continue
+        teacher, student = [distribution(script, *map(torch.tensor, p)) for p in (narrow, wide)]
+        forward = script.policy_kl(teacher, student, "forward").item()
+        reverse = script.policy_kl(teacher, student, "reverse").item()
+        assert forward == pytest.approx(np.log(2) + 1 / 8 - 1 / 2)
+        assert reverse == pytest.approx(-np.log(2) + 2 - 1 / 2)
+        assert oracle.Gaussian.kl(narrow, wide).item() == pytest.approx(forward)
+
+
+@pytest.mark.parametrize("name", PPO_SCRIPTS)
+def test_advantages_normalised_as_in_sb3(name):
+    normalize = load(name).normalize_advantages
+    advantages = torch.tensor([1.0, 2.0, 4.0])
+    expected = (np.array([1, 2, 4]) - 7 / 3) / (np.std([1, 2, 4], ddof=1) + 1e-8)
+    np.testing.assert_allclose(normalize(advantages), expected, rtol=1e-6)
+    assert normalize(torch.full((3,), 5.0)).tolist() == [0, 0, 0]
+    assert normalize(torch.tensor([3.0])).tolist() == [3.0]
+
+
+class Spaces(gym.Env):
+    """What SB3's PPO needs to be made; it is never stepped."""
+
+    observation_space = gym.spaces.Box(-5, 5, (4,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+
+@pytest.mark.parametrize("name", [name for name in PPO_SCRIPTS if name.endswith("_mujoco")])
+def test_stable_baselines3(name, monkeypatch):
+    """One gradient of SB3's own PPO.train, on the same weights and rollout, is ours."""
+    script, size = load(name), 16
+    coefs = {"ent_coef": 0.3, "vf_coef": 0.7}
+    net = {"net_arch": {"pi": [8, 6], "vf": [8, 6]}, "activation_fn": torch.nn.ReLU}
+    rollout = {"n_steps": size, "batch_size": size, "n_epochs": 1, "max_grad_norm": 1e9}
+    model = PPO("MlpPolicy", Spaces(), policy_kwargs=net, device="cpu", **rollout, **coefs)
+    model.set_logger(configure(None, []))
+    agent = script.MujocoAgent(-torch.ones(3), torch.ones(3), 4, (8, 6))
+    theirs = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
+    theirs += [*model.policy.mlp_extractor.value_net, model.policy.value_net]
+    theirs = [p for layer in theirs for p in layer.parameters()] + [model.policy.log_std]
+    ours = [*agent.actor.parameters(), *agent.critic.parameters(), agent.log_std]
+    rng = np.random.default_rng(3)
+    with torch.no_grad():
+        for a, b in zip(ours, theirs, strict=True):
+            a.add_(torch.randn_like(a) * 0.2)
+            b.copy_(a)
+    obs = rng.normal(size=(size, 4)).astype(np.float32)
+    actions = rng.normal(size=(size, 3)).astype(np.float32)
+    dist = agent.distribution(agent.policy_outputs(torch.from_numpy(obs)))
+    logprob = dist.log_prob(torch.from_numpy(actions))
+    old = logprob.detach() - torch.from_numpy(rng.normal(size=size).astype(np.float32) * 0.4)
+    advantages, returns = rng.normal(size=(2, size)).astype(np.float32)
+    buffer = model.rollout_buffer
+    buffer.observations[:, 0], buffer.actions[:, 0] = obs, actions
+    buffer.log_probs[:, 0], buffer.advantages[:, 0] = old, advantages
+    buffer.returns[:, 0], buffer.full = returns, True
+    monkeypatch.setattr(model.policy.optimizer, "step", lambda: None)
+    model.train()
+
+    ratio = (logprob - old).exp()
+    advantages = script.normalize_advantages(torch.from_numpy(advantages))
+    pg_loss = script.clipped_surrogate_loss(ratio, advantages, 0.2)
+    values = agent.value(torch.from_numpy(obs))
+    v_loss = script.value_loss(values, torch.from_numpy(returns))
+    entropy_loss = dist.entropy().mean()
+    script.ppo_loss(pg_loss, v_loss, entropy_loss, *coefs.values()).backward()
+    logged = model.logger.name_to_value
+    assert pg_loss.item() == pytest.approx(logged["train/policy_gradient_loss"], abs=1e-5)
+    assert v_loss.item() == pytest.approx(logged["train/value_loss"], rel=1e-5)
+    assert entropy_loss.item() == pytest.approx(-logged["train/entropy_loss"], rel=1e-5)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.grad, b.grad, atol=1e-5)

@@ -1,0 +1,75 @@
+"""What README.md, docs and docstrings tell a reader to type or open is there."""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+
+import pytest
+import tyro
+from helpers import ROOT
+
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *ROOT.glob("teachers/*.md")]
+
+
+def read(path):
+    """A document's text; of a script, its docstring with the commands as a fenced block."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        text = re.sub(r"(?m)^    (python .*)$", r"```\n\1\n```", ast.get_docstring(ast.parse(text)))
+    return text
+
+
+def commands(path):
+    """The python and make lines of every fenced block, continued lines joined."""
+    for block in re.findall(r"(?ms)^ *```[a-z]*\n(.*?)^ *```", read(path)):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r"^\s*(\$ )?(time )?(\.venv/bin/)?", "", line)
+            if re.match(r"python \S+\.py|make( |$)", line):
+                yield line
+
+
+def links(path):
+    """Relative targets of links and images."""
+    for target in re.findall(r"\]\(([^)\s]+)", path.read_text()):
+        if not re.match(r"[a-z]+:|#", target):
+            yield target.split("#")[0]
+
+
+COMMANDS = {
+    f"{path.relative_to(ROOT)}: {line}": line
+    for path in [*DOCUMENTS, *sorted(ROOT.glob("*.py"))]
+    for line in commands(path)
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS.values(), ids=COMMANDS.keys())
+def test_command_parses(line):
+    words = shlex.split(line.split("&&")[0].split("|")[0], comments=True)
+    if words[0] == "make":
+        run = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return
+    script = ROOT / words[1]
+    assert script.is_file(), f"{words[1]} does not exist"
+    if script.parent == ROOT:
+        tyro.cli(importlib.import_module(script.stem).Args, args=words[2:])
+
+
+def test_commands_were_found():
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_exist(path):
+    missing = [target for target in links(path) if not (path.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_scripts_named_exist(path):
+    """A name.py in `code` is a file of this repository, wherever it lies."""
+    here = {p.name for p in ROOT.glob("*.py")} | {p.name for p in ROOT.glob("[a-z]*/*.py")}
+    named = {name.split("/")[-1] for name in re.findall(r"`([\w/]+\.py)", path.read_text())}
+    assert named <= here, named - here

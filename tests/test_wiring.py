@@ -1,0 +1,212 @@
+"""Each script's own `train`, gradient by gradient, against the oracle.
+
+The losses may be right and the loop still wrong: an index forgotten, a teacher never added. So two
+whole iterations of the real loop run on small environments, everything that went into them is
+recorded, and every gradient that Adam got is computed anew from the paper's formulas.
+"""
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from helpers import (
+    MUJOCO_SCRIPTS,
+    FakeEnvs,
+    NoWriter,
+    has_teacher,
+    load,
+    mutant,
+    save_mujoco_teacher,
+    use_fake_envs,
+)
+
+T, N, STEPS = 9, 4, ("terminations", "truncations", "rewards", "obs", "actions")
+
+
+def run_train(script, monkeypatch, tmp_path, **changed):
+    """Two iterations of `train`; returns its arguments, the teacher and what was recorded."""
+    use_fake_envs(script, monkeypatch)
+    monkeypatch.setattr(script, "SummaryWriter", NoWriter)
+    parameters, permutations = [], []
+
+    def record_step(self, closure=None):
+        group = self.param_groups[0]["params"]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in group]
+        values = [p.detach().clone() for p in group]
+        parameters.append(list(zip(values, gradients, strict=True)))
+        return step(self, closure)
+
+    def record_permutation(*arguments, **options):
+        permutations.append(randperm(*arguments, **options))
+        return permutations[-1]
+
+    step, randperm = torch.optim.Adam.step, torch.randperm
+    monkeypatch.setattr(torch.optim.Adam, "step", record_step)
+    monkeypatch.setattr(torch, "randperm", record_permutation)
+    # A high learning rate takes ratios out of the clip range; 36 = 16 + 16 + 4 samples.
+    values = {"num_envs": N, "num_steps": T, "total_timesteps": 2 * T * N, "update_epochs": 2}
+    values |= {"minibatch_size": 16, "hidden_sizes": (4, 3), "learning_rate": 0.03}
+    values |= {"gamma": 0.8, "ent_coef": 0.1, "eval_every": 0, "episodes": 1, "torch_threads": 1}
+    values |= {"num_workers": 1, "run_dir": str(tmp_path / "run")}
+    teacher = None
+    if "teacher" in script.Args.__dataclass_fields__:
+        path = tmp_path / "teacher.safetensors"
+        teacher = save_mujoco_teacher(script, path).double()
+        values |= {"teacher": str(path), "teacher_episodes": 1, "distill_lambda": 1.5}
+        values |= {"distill_lambda_final": 0.5}
+    args = script.Args(**values | changed)
+    script.train(args)
+    return args, teacher, FakeEnvs.made[0].steps, parameters, permutations
+
+
+def float64_agent(script, args, tensors, statistics):
+    agent = script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, args.hidden_sizes).double()
+    with torch.no_grad():
+        for parameter, tensor in zip(agent.parameters(), tensors, strict=True):
+            parameter.copy_(tensor)
+        agent.obs_mean.copy_(torch.as_tensor(statistics[0]))
+        agent.obs_var.copy_(torch.as_tensor(statistics[1]))
+    return agent
+
+
+def oracle_gradient(agent, obs, batch, coefs, max_norm):
+    """The clipped gradient of the oracle's loss by every parameter of the agent.
+
+    The oracle differentiates by outputs, deviations and values; torch, by the weights below.
+    """
+    outputs, values = agent.policy_outputs(obs), agent.value(obs)
+    variables = [x.detach().numpy() for x in (outputs, agent.log_std, values)]
+    function = lambda *a: oracle.losses(oracle.Gaussian, batch, coefs, *a)
+    slopes = map(torch.from_numpy, oracle.gradients(function, variables)["loss"])
+    agent.zero_grad()
+    torch.autograd.backward([outputs, agent.log_std, values], list(slopes))
+    gradient = [p.grad for p in agent.parameters()]
+    norm = torch.cat([g.flatten() for g in gradient]).norm().item()
+    return [g * min(1, max_norm / (norm + 1e-6)) for g in gradient]
+
+
+def check_run(script, args, teacher, steps, parameters, permutations):
+    """Every gradient of the run is the oracle's."""
+    scale_reward, seen, ratios = oracle.RewardScale(N), [], []
+    parameters, permutations = iter(parameters), iter(permutations)
+    frozen = teacher and (teacher.obs_mean, teacher.obs_var)
+    assert len(steps) == 2 * T
+    for iteration in range(2):
+        rollout = steps[iteration * T : (iteration + 1) * T]
+        stack = lambda name, rollout=rollout: np.stack([step[name] for step in rollout])
+        terminations, truncations, raw_rewards, obs, actions = map(stack, STEPS)
+        ended = terminations | truncations
+        rewards = np.stack([scale_reward(r, e) for r, e in zip(raw_rewards, ended, strict=True)])
+        # Statistics of all earlier rollouts, or the teacher's.
+        prior = oracle.moments(np.concatenate(seen)) if seen else (np.zeros(3), np.ones(3))
+        statistics = frozen or prior
+        seen.append(obs.reshape(-1, 3))
+        flat = lambda array: array.reshape(T * N, *array.shape[2:])
+        step_parameters = [next(parameters)]
+        collector = float64_agent(script, args, [p for p, _ in step_parameters[0]], statistics)
+        with torch.no_grad():
+            value = lambda o, agent=collector: agent.value(torch.from_numpy(o)).numpy()
+            values = value(flat(obs)).reshape(T, N)
+            true_next = np.where(ended[..., None], stack("final_obs"), stack("next_obs"))
+            next_values = value(flat(true_next)).reshape(T, N)
+            means = collector.policy_outputs(torch.from_numpy(flat(obs))).numpy()
+            log_std = collector.log_std.numpy()
+            b_logprobs = oracle.Gaussian.log_prob(means, log_std, flat(actions))
+            if teacher:
+                teacher_outputs = teacher.policy_outputs(torch.from_numpy(flat(obs))).numpy()
+        rest = terminations, ended, args.gamma, args.gae_lambda
+        advantages = oracle.gae(rewards, values, next_values, *rest)
+        b_returns = flat(advantages + values)
+        coefs = {name: getattr(args, name) for name in ("clip_coef", "ent_coef", "vf_coef")}
+        coefs["distill_lambda"] = None
+        if teacher:  # linear from 1.5 to 0.5 over two iterations
+            coefs |= {"distill_lambda": 1.5 - 0.5 * iteration, "kl": args.kl}
+        for _ in range(args.update_epochs):
+            permutation = next(permutations).numpy()
+            assert sorted(permutation) == list(range(T * N))
+            for start in range(0, T * N, args.minibatch_size):
+                mb = permutation[start : start + args.minibatch_size]
+                recorded = step_parameters.pop() if step_parameters else next(parameters)
+                agent = float64_agent(script, args, [p for p, _ in recorded], statistics)
+                batch = {"actions": flat(actions)[mb], "logprobs": b_logprobs[mb]}
+                batch |= {"advantages": flat(advantages)[mb], "returns": b_returns[mb]}
+                if teacher:
+                    log_std = teacher.log_std.detach().numpy()
+                    batch |= {"teacher_outputs": teacher_outputs[mb], "teacher_log_std": log_std}
+                mb_obs = torch.from_numpy(flat(obs)[mb])
+                expected = oracle_gradient(agent, mb_obs, batch, coefs, args.max_grad_norm)
+                for (_, gradient), g in zip(recorded, expected, strict=True):
+                    np.testing.assert_allclose(gradient, g, rtol=2e-3, atol=2e-5)
+                means = agent.policy_outputs(mb_obs).detach().numpy()
+                log_std = agent.log_std.detach().numpy()
+                new = oracle.Gaussian.log_prob(means, log_std, batch["actions"])
+                ratios.append(np.exp(new - batch["logprobs"]))
+    assert next(parameters, None) is None
+    assert next(permutations, None) is None
+    return ratios
+
+
+@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
+@pytest.mark.parametrize("changed", [{}, {"max_grad_norm": 1e9}, {"kl": "reverse"}], ids=str)
+def test_every_gradient_of_train(name, changed, monkeypatch, tmp_path):
+    script = load(name)
+    if "kl" in changed and not has_teacher(name):
+        pytest.skip("has no teacher")
+    ratios = check_run(script, *run_train(script, monkeypatch, tmp_path, **changed))
+    np.testing.assert_allclose(ratios[0], 1, rtol=1e-5)
+    everything = np.concatenate(ratios)
+    assert everything.min() < 0.8
+    assert everything.max() > 1.2
+
+
+MUTATIONS = [
+    ("dist.log_prob(b_actions[mb]) - b_logprobs[mb]", "dist.log_prob(b_actions[mb])"),
+    ("logratio.exp()", "logratio.exp().detach()"),
+    ("normalize_advantages(b_advantages[mb])", "b_advantages[mb]"),
+    ("b_advantages[mb]", "b_returns[mb]"),
+    ("b_returns[mb])", "b_advantages[mb])"),
+    ("mb_advantages, args.clip_coef)", "mb_advantages, 0.1)"),
+    ("args.ent_coef, args.vf_coef)", "args.ent_coef, 1.0)"),
+    ("args.ent_coef, args.vf_coef)", "0.0, args.vf_coef)"),
+    ("optimizer.zero_grad()", "None"),
+    (".log_prob(b_actions)  # (B,)", ".log_prob(b_actions * 0.9)  # (B,)"),
+    ("if final_obs:", "if False:"),
+    ("terminations[t], truncations[t], infos", "truncations[t], terminations[t], infos"),
+    ("normalize_reward(rewards, ended)", "rewards"),
+    ("normalize_reward(rewards, ended)", "normalize_reward(rewards, terminations)"),
+    ("values[1:], last_values[None]", "values[1:], 0 * last_values[None]"),
+    ("(advantages + values)", "advantages"),
+    ("terminals, ends, args.gamma", "ends, ends, args.gamma"),
+    ("args.gamma, args.gae_lambda", "args.gae_lambda, args.gae_lambda"),
+    ("_norm_(agent.parameters()", "_norm_(agent.actor.parameters()"),
+    ("obs[t] = torch.from_numpy(next_obs)", "obs[t] = torch.from_numpy(next_obs) * 0.99"),
+]
+PPO_MUTATIONS = [("agent.update_normalizer(b_obs)", "None")]
+PPD_MUTATIONS = [
+    ("loss = loss + distill_loss", "pass"),
+    ("loss = loss + distill_loss", "loss = loss - distill_loss"),
+    ("teacher_outputs[mb]", "teacher_outputs[: len(mb)]"),
+    ("teacher.policy_outputs(b_obs)", "agent.policy_outputs(b_obs)"),
+    ("teacher.distribution(", "agent.distribution("),
+    ("student_dist, args.kl)", "student_dist, 'reverse')"),
+    ("ratio, args.clip_coef, distill_lambda)", "ratio, args.clip_coef, args.distill_lambda)"),
+    ("ratio, args.clip_coef, distill_lambda)", "ratio, 0.5, distill_lambda)"),
+    ("distillation_loss(kl, ratio,", "distillation_loss(kl, ratio.detach(),"),
+    ('("obs_mean", "obs_var", "obs_count")', "()"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        (name, *mutation)
+        for name in MUJOCO_SCRIPTS
+        for mutation in MUTATIONS + (PPD_MUTATIONS if has_teacher(name) else PPO_MUTATIONS)
+    ],
+)
+def test_a_changed_loop_is_seen(name, old, new, monkeypatch, tmp_path):
+    if old.startswith("dist.") and has_teacher(name):
+        old, new = f"student_{old}", f"student_{new}"
+    script = mutant(name, "train", old, new)
+    with pytest.raises(AssertionError):
+        check_run(script, *run_train(script, monkeypatch, tmp_path))
