@@ -35,7 +35,7 @@ import torch
 import torch.nn as nn
 import tyro
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch.distributions import Categorical, Distribution
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -146,8 +146,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except RuntimeError as error:
-        raise UserError(f"--device {name}: no such torch device; use cpu or cuda") from error
+        raise UserError(f"--device {name}: no such device here; use cpu or cuda") from error
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
         raise UserError(f"--device {name}: torch finds {found} GPUs here; use --device cpu")
@@ -344,17 +346,20 @@ class RewardNormalizer(nn.Module):
         self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
 
     def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """One step's rewards and ends (N,) to scaled rewards (N,)."""
-        returns = self.returns.numpy()
-        returns *= self.gamma
-        returns += rewards
-        mean, var, count = self.moments.tolist()
-        mean, var, count = merge_moments(
-            mean, var, count, returns.mean(), returns.var(), len(returns)
-        )
-        self.moments[:] = torch.tensor([mean, var, count])
-        returns[ended] = 0
-        return np.clip(rewards / (var + self.epsilon) ** 0.5, -self.clip, self.clip)
+        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
+        running, returns, variances = self.returns.numpy(), np.empty_like(rewards), []
+        for t in range(len(rewards)):
+            running *= self.gamma
+            running += rewards[t]
+            returns[t] = running
+            running[ended[t]] = 0
+        moments = self.moments.tolist()
+        for mean, var in zip(returns.mean(1).tolist(), returns.var(1).tolist(), strict=True):
+            moments = merge_moments(*moments, mean, var, returns.shape[1])
+            variances.append(moments[1])
+        self.moments.copy_(torch.tensor(moments, dtype=torch.float64))
+        deviations = np.sqrt(np.array(variances) + self.epsilon)[:, None]  # (T, 1)
+        return np.clip(rewards / deviations, -self.clip, self.clip)
 
 
 # ------------------------------------------------------------------------------- Networks
@@ -447,6 +452,10 @@ class PixelAgent(nn.Module):
         """(B, A) logits to a categorical distribution whose log_prob, entropy and KL are (B,)."""
         return Categorical(logits=outputs, validate_args=False)
 
+    def sample(self, outputs: torch.Tensor) -> torch.Tensor:
+        """(B, A) logits to actions (B,): `distribution(outputs).sample()` with less overhead."""
+        return torch.multinomial(outputs.softmax(-1), 1).squeeze(-1)
+
     def value(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B,)."""
         return self.run(self.critic, obs).squeeze(-1)
@@ -456,7 +465,7 @@ class PixelAgent(nn.Module):
         """Raw frames (B, C, H, W) to actions (B,)."""
         device = next(self.parameters()).device
         outputs = self.policy_outputs(torch.as_tensor(obs, device=device))
-        actions = outputs.argmax(-1) if deterministic else self.distribution(outputs).sample()
+        actions = outputs.argmax(-1) if deterministic else self.sample(outputs)
         return self.env_actions(actions)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
@@ -525,7 +534,8 @@ def write_whole(path: Path, write) -> None:
 def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
     """Write an agent's tensors, and `header` as JSON strings in the file's metadata."""
     metadata = {key: json.dumps(value) for key, value in header.items()}
-    write_whole(path, lambda partial: save_file(agent.state_dict(), partial, metadata))
+    # not save_file, whose files only their owner may read
+    write_whole(path, lambda partial: partial.write_bytes(to_bytes(agent.state_dict(), metadata)))
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -540,14 +550,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     except OSError as error:
         advice = "give an agent.safetensors, or train a teacher with a ppo_teacher script"
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
-    if start == b"PK" or start[:1] == b"\x80":
-        advice = "give an agent.safetensors of this project"
-        raise UserError(f"{refused}a pickle, which could run code, so it was not opened; {advice}")
     try:
         with safe_open(path, framework="pt") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
+        # Only now: a sound file starts with its header's length, which may be these bytes too.
+        if start == b"PK" or start[:1] == b"\x80":
+            reason = "a pickle, which could run code, so it was not opened"
+            advice = "give an agent.safetensors of this project"
+            raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
     if header.get("format") != "ppd-agent-1":
@@ -595,7 +607,7 @@ def save_training_state(run_dir: Path, parts: dict, facts: dict) -> None:
     write_whole(run_dir / "training_state.pt", lambda path: torch.save(state, path))
 
 
-def load_training_state(run_dir: str, script: str) -> dict:
+def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
     """What `save_training_state` wrote last. Raises UserError for a run that cannot go on."""
     path = Path(run_dir) / "training_state.pt"
     if (Path(run_dir) / "result.json").exists():
@@ -604,7 +616,7 @@ def load_training_state(run_dir: str, script: str) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found = state["script"]
+        found, state["args"] = state["script"], args_class(**state["args"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
@@ -743,6 +755,12 @@ def catch_stop_signals() -> list[int]:
     return caught
 
 
+def restore_stop_signals() -> None:
+    """Undo `catch_stop_signals`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def start_logging(args, run_dir: Path, first_step: int) -> SummaryWriter:
     """TensorBoard events in the run's folder and, with --track, Weights & Biases."""
     if args.track:
@@ -771,8 +789,8 @@ def train(args: Args) -> dict:
     if args.resume:
         if args != Args(resume=args.resume):
             raise UserError("--resume takes no other flag: a run goes on with its own arguments")
-        run_dir, state = Path(args.resume), load_training_state(args.resume, script)
-        args = Args(**state["args"])
+        run_dir, state = Path(args.resume), load_training_state(args.resume, script, Args)
+        args = state["args"]
     check_args(args)
     torch.manual_seed(args.seed)
     device, T, N = choose_device(args.device), args.num_steps, args.num_envs
@@ -814,23 +832,23 @@ def train(args: Args) -> dict:
         save_training_state(run_dir, parts, facts)
         save_agent(agent, run_dir / "agent.safetensors", header | {"steps": global_step})
 
+    stop_signals = catch_stop_signals()
+    started, seconds_before = time.perf_counter(), log["seconds"]
+    global_step = log["iteration"] * args.batch_size
+    save()
     taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
     print(f"{args.env_id}: {env_threads} simulator threads, {args.torch_threads} torch threads")
     if taken:
         print(f"the paper's {taken}")
-    stop_signals = catch_stop_signals()
-    started, seconds_before = time.perf_counter(), log["seconds"]
-    global_step = log["iteration"] * args.batch_size
     writer = start_logging(args, run_dir, global_step)
     total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
     bar = {"unit": " steps", "unit_scale": True, "dynamic_ncols": True, "mininterval": quiet}
     progress = tqdm(total=total, initial=global_step, **bar)
-    save()
 
     obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
     actions = torch.zeros((T, N), dtype=torch.int64, device=device)
-    logprobs = torch.zeros((T, N), device=device)
-    rewards = np.zeros((T, N), dtype=np.float32)
+    outputs = torch.zeros((T, N, num_actions), device=device)  # of the policy: the actions' logits
+    rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
     while global_step < total:
         # Collect a rollout with the policy as it is.
@@ -838,34 +856,31 @@ def train(args: Args) -> dict:
         with torch.no_grad():
             for t in range(T):
                 obs[t] = torch.from_numpy(next_obs)
-                dist = agent.distribution(agent.policy_outputs(obs[t]))
-                actions[t] = dist.sample()
-                logprobs[t] = dist.log_prob(actions[t])
+                outputs[t] = agent.policy_outputs(obs[t])
+                actions[t] = agent.sample(outputs[t])
                 env_step = envs.step(agent.env_actions(actions[t]))
-                next_obs, reward, terminations[t], truncations[t], infos = env_step
-                ended = terminations[t] | truncations[t]
-                rewards[t] = normalize_reward(reward, ended)
-                finished += track_episodes(reward, infos["game_over"])
+                next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
+                finished += track_episodes(rewards[t], infos["game_over"])
                 if truncations[t].any():
                     final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
 
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
-            b_obs = obs.flatten(0, 1)  # (B, C, H, W)
+            b_obs, b_actions = obs.flatten(0, 1), actions.flatten()  # (B, C, H, W), (B,)
+            b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
             chunks = b_obs.split(args.minibatch_size)
             values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
             last_values = agent.value(torch.from_numpy(next_obs).to(device))
             next_values = torch.cat([values[1:], last_values[None]])
             if final_obs:
                 next_values[truncations] = agent.value(torch.cat(final_obs).to(device))
-            ends = torch.from_numpy(terminations | truncations).to(device)
-            terminals = torch.from_numpy(terminations).to(device)
+            ended = terminations | truncations
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
+            ends, terminals = (torch.from_numpy(e).to(device) for e in (ended, terminations))
             advantages = compute_gae(
-                torch.from_numpy(rewards).to(device),
-                values, next_values, terminals, ends, args.gamma, args.gae_lambda,
-            )  # fmt: skip
+                scaled_rewards, values, next_values, terminals, ends, args.gamma, args.gae_lambda
+            )
             b_returns = (advantages + values).flatten()  # (B,)
             b_advantages = advantages.flatten()
-            b_actions, b_logprobs = actions.flatten(0, 1), logprobs.flatten()
 
         # Update the policy and the critic: several epochs over shuffled minibatches.
         metrics = []
@@ -924,9 +939,11 @@ def train(args: Args) -> dict:
             tqdm.write(f"stopped at step {global_step:,}; python {script}.py --resume {run_dir}")
             sys.exit(128 + stop_signals[0])
 
-    # The final score, by the paper's protocol.
     save()
     progress.close()
+    restore_stop_signals()  # all is saved: from here on Ctrl-C may end the process at once
+
+    # The final score, by the paper's protocol.
     returns, lengths = evaluate(agent, eval_envs, args.episodes, eval_seed, True)
     score = score_games(args.env_id, returns, lengths)
     save_agent(agent, run_dir / "agent.safetensors", header | {"steps": total, "score": score})
