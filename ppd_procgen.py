@@ -37,7 +37,7 @@ import torch
 import torch.nn as nn
 import tyro
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch.distributions import Categorical, Distribution, kl_divergence
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -559,7 +559,8 @@ def write_whole(path: Path, write) -> None:
 def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
     """Write an agent's tensors, and `header` as JSON strings in the file's metadata."""
     metadata = {key: json.dumps(value) for key, value in header.items()}
-    write_whole(path, lambda partial: save_file(agent.state_dict(), partial, metadata))
+    # not save_file, whose files only their owner may read
+    write_whole(path, lambda partial: partial.write_bytes(to_bytes(agent.state_dict(), metadata)))
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -660,7 +661,7 @@ def save_training_state(run_dir: Path, parts: dict, facts: dict) -> None:
     write_whole(run_dir / "training_state.pt", lambda path: torch.save(state, path))
 
 
-def load_training_state(run_dir: str, script: str) -> dict:
+def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
     """What `save_training_state` wrote last. Raises UserError for a run that cannot go on."""
     path = Path(run_dir) / "training_state.pt"
     if (Path(run_dir) / "result.json").exists():
@@ -669,7 +670,7 @@ def load_training_state(run_dir: str, script: str) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found, _ = state["script"], state["args"]
+        found, state["args"] = state["script"], args_class(**state["args"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
@@ -778,6 +779,12 @@ def catch_stop_signals() -> list[int]:
     return caught
 
 
+def restore_stop_signals() -> None:
+    """Undo `catch_stop_signals`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def start_logging(args, run_dir: Path, first_step: int) -> SummaryWriter:
     """TensorBoard events in the run's folder and, with --track, Weights & Biases."""
     if args.track:
@@ -806,8 +813,8 @@ def train(args: Args) -> dict:
     if args.resume:
         if args != Args(resume=args.resume):
             raise UserError("--resume takes no other flag: a run goes on with its own arguments")
-        run_dir, state = Path(args.resume), load_training_state(args.resume, script)
-        args = Args(**state["args"])
+        run_dir, state = Path(args.resume), load_training_state(args.resume, script, Args)
+        args = state["args"]
     check_args(args)
     torch.manual_seed(args.seed)
     device, T, N = choose_device(args.device), args.num_steps, args.num_envs
@@ -852,7 +859,11 @@ def train(args: Args) -> dict:
         save_training_state(run_dir, parts, facts)
         save_agent(agent, run_dir / "agent.safetensors", header | {"steps": global_step})
 
-    if not state:
+    stop_signals = catch_stop_signals()
+    started, seconds_before = time.perf_counter(), log["seconds"]
+    global_step = log["iteration"] * args.batch_size
+    save()
+    if "teacher_score" not in log:
         scores = score_levels(teacher, eval_envs, args.teacher_episodes, eval_seed)
         log["teacher_score"], log["teacher_score_training"] = (kind["score"] for kind in scores)
         warnings_found = [warning, compare_with_header(log["teacher_score"], teacher_header)]
@@ -866,14 +877,10 @@ def train(args: Args) -> dict:
     print(f"{args.env_id}: {env_threads} simulator threads, {args.torch_threads} torch threads")
     if taken:
         print(f"the paper's {taken}")
-    stop_signals = catch_stop_signals()
-    started, seconds_before = time.perf_counter(), log["seconds"]
-    global_step = log["iteration"] * args.batch_size
     writer = start_logging(args, run_dir, global_step)
     total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
     bar = {"unit": " steps", "unit_scale": True, "dynamic_ncols": True, "mininterval": quiet}
     progress = tqdm(total=total, initial=global_step, **bar)
-    save()
 
     obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
     actions = torch.zeros((T, N), dtype=torch.int64, device=device)
@@ -977,9 +984,11 @@ def train(args: Args) -> dict:
             tqdm.write(f"stopped at step {global_step:,}; python {script}.py --resume {run_dir}")
             sys.exit(128 + stop_signals[0])
 
-    # The final score, by the paper's protocol, of the student and of its teacher.
     save()
     progress.close()
+    restore_stop_signals()  # all is saved: from here on Ctrl-C may end the process at once
+
+    # The final score, by the paper's protocol, of the student and of its teacher.
     unseen, training = score_levels(agent, eval_envs, args.episodes, eval_seed)
     teacher_scores = score_levels(teacher, eval_envs, args.episodes, eval_seed)
     teacher_score, teacher_score_training = (kind["score"] for kind in teacher_scores)
