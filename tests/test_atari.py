@@ -416,7 +416,7 @@ def refusal(script, arguments, monkeypatch, capsys):
         (["--frame-skip", 0], "--frame-skip 0: must be at least 1"),
         (["--env-threads", -1], "--env-threads -1: must be at least 1"),
         (["--device", "cuda:99"], "--device cpu"),
-        (["--device", "gpu"], "no such torch device"),
+        (["--device", "gpu"], "no such device here"),
     ],
 )
 def test_wrong_arguments(script, arguments, reason, monkeypatch, capsys):
