@@ -33,6 +33,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+# Read when torch loads OpenMP: idle threads sleep. Otherwise they spin, which takes a core from the
+# environment workers and, next to another busy process, makes two threads 10× slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import gymnasium as gym
 import numpy as np
 import torch
