@@ -34,6 +34,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+# Read when torch loads OpenMP: idle threads sleep. Otherwise they spin, which takes a core from the
+# environment workers and, next to another busy process, makes two threads 10× slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -882,9 +886,10 @@ def train(args: Args) -> dict:
     parts |= {"normalize_reward": normalize_reward, "track_episodes": track_episodes}
     log = {"iteration": 0, "seconds": 0.0, "curve": [], "evaluations": []}
     if args.torch_threads is None:
+        eval_envs.reset()  # wait for its workers, whose start would disturb the measurement
         sample = torch.zeros(args.minibatch_size, obs_dim, device=device)
         args.torch_threads = faster_thread_count(agent, sample)
-    torch.set_num_threads(args.torch_threads)
+    torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
     header = {"format": "ppd-agent-1", "suite": "mujoco", "script": script, "env_id": args.env_id}
     header |= {"hidden_sizes": args.hidden_sizes, "seed": args.seed, "deterministic": True}
     if state:
@@ -944,6 +949,7 @@ def train(args: Args) -> dict:
                 if truncations[t].any():
                     final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
 
+            torch.set_num_threads(args.torch_threads)
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
             b_obs, b_actions = obs.flatten(0, 1), actions.flatten(0, 1)  # (B, D), (B, A)
             b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
@@ -994,6 +1000,7 @@ def train(args: Args) -> dict:
                 terms |= {"losses/clipfrac": clipfrac}
                 terms |= {"distill/kl": kl.mean(), "distill/loss": distill_loss}
                 metrics.append({name: term.detach() for name, term in terms.items()})
+        torch.set_num_threads(1)
         log["iteration"] += 1
         previous_step, global_step = global_step, global_step + args.batch_size
 
