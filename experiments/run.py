@@ -112,7 +112,8 @@ def check_teachers(runs: list[Run]) -> None:
     missing = [pair for pair in students if find_teacher(*pair) is None]
     if not missing:
         return
-    env_ids, seeds = (" ".join(map(str, dict.fromkeys(column))) for column in zip(*missing))
+    env_ids = " ".join(dict.fromkeys(env_id for env_id, _ in missing))
+    seeds = " ".join(dict.fromkeys(str(seed) for _, seed in missing))
     which = f"{len(missing)} teachers are" if len(missing) > 1 else "a teacher is"
     first = "{} with seed {}".format(*missing[0])
     remedy = f"python -m experiments.run teachers --env-id {env_ids} --seed {seeds}"
