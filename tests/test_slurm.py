@@ -1,4 +1,4 @@
-"""Twelve runs on a real Slurm: one killed, one preempted, one requeued, the controller restarted."""
+"""Twelve runs on a real Slurm: one killed, one preempted, one requeued, a controller restart."""
 
 import json
 import subprocess
