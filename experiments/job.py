@@ -169,7 +169,15 @@ class Job:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def slurm_job_state() -> str:
-    """The state of the Slurm job that this process is in: RUNNING, COMPLETING, CANCELLED, …"""
+def slurm_job_state(patience: float = 600.0) -> str:
+    """The state of the Slurm job that this process is in: RUNNING, COMPLETING, CANCELLED, …
+
+    Empty where the controller does not answer in time.
+    """
     query = ["squeue", "--noheader", "--format=%T", "--jobs", os.environ["SLURM_JOB_ID"]]
-    return subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    give_up = time.monotonic() + patience
+    while True:
+        answer = subprocess.run(query, capture_output=True, text=True)
+        if answer.returncode == 0 or time.monotonic() > give_up:
+            return answer.stdout.strip()
+        time.sleep(5)

@@ -556,6 +556,8 @@ def make_tables(rows: dict) -> dict[str, str]:
 # Okabe and Ito's colours are told apart by colour-blind eyes; the dashes are, in grey print.
 STYLES = [("#0072B2", "-"), ("#D55E00", (0, (5, 1.5))), ("#009E73", (0, (1, 1)))]
 STYLES += [("#CC79A7", (0, (4, 1, 1, 1))), ("#E69F00", (0, (8, 2)))]
+# Its rollouts are the teacher's, so its curve says little about the student (Figure 8).
+METHOD_LABELS = {"teacher-distill": "teacher-distill (teacher's episodes)"}
 METHOD_STYLES = {
     "ppd": STYLES[0], "student-distill": STYLES[1], "teacher-distill": STYLES[2],
     "teacher": STYLES[0],
@@ -651,7 +653,8 @@ def draw_suites(results: Results, curves: dict, size: str):
     for axes, (suite, envs) in zip(grid, suites.items(), strict=True):
         for method in reversed(METHODS):
             found = usable(results.select("sizes", envs, method=method, size=size)[0])
-            draw_band(axes, found, curves, as_fraction, method, METHOD_STYLES[method])
+            label, style = METHOD_LABELS.get(method, method), METHOD_STYLES[method]
+            draw_band(axes, found, curves, as_fraction, label, style)
         axes.axhline(1, color="black", linestyle="--", linewidth=1, label="teacher")
         finish(axes, f"{suite}, {size} students", "fraction of teacher, in training")
     return figure
@@ -667,7 +670,8 @@ def draw_environments(results: Results, curves: dict, suite: str, size: str):
     for axes, env_id in zip(grid, envs, strict=True):
         for method in reversed(METHODS):
             rows = results.select("sizes", [env_id], method=method, size=size)[0]
-            draw_band(axes, rows, curves, as_score, method, METHOD_STYLES[method])
+            label, style = METHOD_LABELS.get(method, method), METHOD_STYLES[method]
+            draw_band(axes, rows, curves, as_score, label, style)
         levels = training_levels({"env_id": env_id})
         teachers = {row["seed"]: row["teacher_score" + levels] for row in found[env_id]}
         line = fmean(stats.normalize(env_id, score) for score in teachers.values())

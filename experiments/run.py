@@ -353,6 +353,7 @@ def run_jobs(study: str, jobs: list[Job], machine) -> list[Job]:
                 free = [job for job in waiting if job not in elsewhere]
                 started = machine.submit(free, len(elsewhere))
                 submitted += started
+                states = (machine.states() if started else None) or states
                 waiting = [job for job in waiting if job not in started]
             queued = sum("pending" in states.get(job.run_dir, "") for job in submitted)
             running = len(submitted) - queued + len(elsewhere)
