@@ -23,8 +23,8 @@ IMPERFECT_ATARI = tuple(
 )
 IMPERFECT = (*IMPERFECT_ATARI, "miner", "jumper", "coinrun", "ninja")
 SIGMA = 0.05  # of the noise on an imperfect teacher's parameters (Section 3)
-# MuJoCo, which the paper left out of that study: σ such that the teacher of seed 100 keeps a third
-# to two thirds of its score.
+# MuJoCo, which the paper left out of that study. To be chosen per environment, once its teacher of
+# seed 100 is trained, such that it keeps a third to two thirds of its score.
 MUJOCO_SIGMA = {"Ant-v4": 0.05, "HalfCheetah-v4": 0.05, "Hopper-v4": 0.05, "Humanoid-v4": 0.05}
 
 
