@@ -75,7 +75,7 @@ def test_twelve_runs_each_once(slurm, tmp_path):
     killed, job_id = wait_for(running_job)
     call("scancel", "--signal=KILL", job_id)
     preempted, job_id = wait_for(lambda: running_job([killed]))
-    call("scancel", "--signal=TERM", job_id)
+    call("scancel", "--signal=TERM", job_id)  # delivered, even where scancel says otherwise
     stop_daemon(slurm_folder, "slurmctld")
     print("slurmctld stopped")
     time.sleep(8)  # long enough for the engine to ask in vain
