@@ -106,10 +106,9 @@ class Job:
                 with locked(made.with_name(made.name + ".lock"), 3600):  # other methods want it too
                     if not made.exists() and self.execute(self.teacher_command, lock) != 0:
                         return
+            facts = json.dumps({"hardware": describe_hardware()})
+            self.beside(".hardware.json").write_text(facts)
             status = self.execute(self.training_command(), lock)
-            if self.finished:
-                facts = json.dumps({"hardware": describe_hardware()})
-                (self.run_dir / "hardware.json").write_text(facts)
         # Preempted: Slurm's SIGTERM came to the training first, which saved and stopped. Go the way
         # of a time-out, back into the queue; not when the job was cancelled.
         preempted = status in (-signal.SIGTERM, 128 + signal.SIGTERM)

@@ -103,7 +103,7 @@ def row_of_result(study: str, run_dir: Path, result: dict) -> dict:
         reached = stats.steps_to_90_percent(args["env_id"], result["evaluations"], reference)
         row["steps_to_90_percent"] = reached
     row |= {"hours": result["seconds"] / 3600, "steps_per_second": result["steps_per_second"]}
-    hardware = run_dir / "hardware.json"  # the engine's note
+    hardware = run_dir.with_name(run_dir.name + ".hardware.json")  # the engine's note
     row["hardware"] = result.get("hardware") or (
         json.loads(hardware.read_text())["hardware"] if hardware.exists() else None
     )

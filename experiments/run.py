@@ -355,11 +355,12 @@ def run_jobs(study: str, jobs: list[Job], machine) -> list[Job]:
                 submitted += started
                 states = (machine.states() if started else None) or states
                 waiting = [job for job in waiting if job not in started]
-            queued = sum("pending" in states.get(job.run_dir, "") for job in submitted)
-            running = len(submitted) - queued + len(elsewhere)
-            unfinished = len(submitted) + len(waiting) + len(failed)
-            counts = {"finished": len(jobs) - unfinished, "running": running}
-            counts |= {"waiting": unfinished - running - len(failed), "failed": len(failed)}
+            at_work = [job for job in submitted if not job.finished]
+            queued = sum("pending" in states.get(job.run_dir, "") for job in at_work)
+            running = len(at_work) - queued + len(elsewhere)
+            unfinished = len(at_work) + len(waiting)
+            counts = {"finished": len(jobs) - unfinished - len(failed), "running": running}
+            counts |= {"waiting": unfinished - running, "failed": len(failed)}
             progress.show(counts)
             if not submitted and not waiting:
                 break

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def wait_for(condition, seconds=300):
         time.sleep(0.05)
 
 
+def children_of(pid):
+    """Process ids, on Linux."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            found += [path.parent.name] if f"PPid:\t{pid}\n" in path.read_text() else []
+    return found
+
+
 def test_interrupted_study_ends_with_the_same_results(folder):
     runs = folder / "runs" / "tiny"
 
@@ -65,10 +75,16 @@ def test_interrupted_study_ends_with_the_same_results(folder):
     log = first.parent.with_name(first.parent.name + ".log")
     assert "stopped at step" in log.read_text()
 
-    # SIGKILL of the engine: what it started goes on without it, and holds its lock.
+    # SIGKILL of the engine: the training goes on without it, and holds its lock.
     engine = start(folder, "tiny", "--workers", "1")
     wait_for(lambda: "--resume" in log.read_text())
     engine.kill()
+    # The same for the jobs that it started: only the training itself is left.
+    for path in (runs / ".submitit").glob("*_0_log.out"):
+        controller = path.name.split("_")[0]
+        for pid in [controller, *children_of(controller)]:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
     engine.communicate()
 
     # A folder as of a run that was killed before its first checkpoint; two engines at once.
@@ -94,7 +110,8 @@ def test_interrupted_study_ends_with_the_same_results(folder):
     args["hidden_sizes"] = tuple(args["hidden_sizes"])
     whole = ppd_mujoco.train(ppd_mujoco.Args(**args))
     assert whole["episode_returns"] == result["episode_returns"]
-    assert json.loads((first.parent / "hardware.json").read_text())["hardware"]
+    hardware = first.parent.with_name(first.parent.name + ".hardware.json")
+    assert "cores" in json.loads(hardware.read_text())["hardware"]
 
 
 def test_finished_runs_are_skipped(folder):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import report
-from experiments.studies import STUDIES, narrow
+from experiments.studies import MUJOCO_SIGMA, STUDIES, narrow
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 
@@ -59,6 +59,8 @@ def save_result(folder, run, *scores, **facts):
     run_dir = folder / run.run_dir
     run_dir.mkdir(parents=True)
     (run_dir / "result.json").write_text(json.dumps(make_result(run, *scores, **facts)))
+    hardware = run_dir.with_name(run_dir.name + ".hardware.json")
+    hardware.write_text(json.dumps({"hardware": "a processor, 2 cores"}))
 
 
 def cells(text, *start):
@@ -103,7 +105,7 @@ def test_tables_of_a_few_runs(results):
     ours = cells((results / "table_5.md").read_text(), "Ant-v4", "ours")
     assert (ours[0], ours[9]) == ("3500 n=2", "1150 n=2")
     ours = cells((results / "imperfect_mujoco.md").read_text(), "Hopper-v4", "ours")
-    assert ours[:3] == ["0.05", "1200 n=1", "0.33 n=1, 1 of 5 runs"]
+    assert ours[:3] == [f"{MUJOCO_SIGMA['Hopper-v4']:g}", "1200 n=1", "0.33 n=1, 1 of 5 runs"]
     assert ours[3:] == ["0.50 n=1, 1 of 5 runs"] * 3
     ours = cells((results / "lambda_mujoco.md").read_text(), "Hopper-v4", "0.5")
     assert ours == ["1.50 n=1, 1 of 5 runs", "1.20 M, 1 of 1 runs reached it"]
@@ -123,6 +125,7 @@ def test_rows_have_what_must_be_recorded(results):
     row = rows[key]
     assert (row["score"], row["teacher_score"], row["hours"]) == (1200, 1000, 1)
     assert (row["git_commit"], row["versions"]) == ("abc", "python=3.11 torch=2")
+    assert row["hardware"] == "a processor, 2 cores"
     assert len(curves[key]) == 100 and curves[key][-1][0] == 2_000_448
     assert curves[key][49][1] == pytest.approx(600, rel=0.02)
 

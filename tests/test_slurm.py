@@ -92,7 +92,7 @@ def test_twelve_runs_each_once(slurm, tmp_path):
         return engine.poll() is not None
 
     wait_for(hurry)
-    first = engine.stderr.read()
+    _, first = engine.communicate()
     print("first call of the engine, exit status", engine.returncode, first, sep="\n")
     assert engine.returncode == 1 and "1 of 12 runs failed" in first and killed in first
     assert len(results()) == 11 and killed not in results()

@@ -62,8 +62,8 @@ def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
         "python student_distill.py atari --env-id QbertNoFrameskip-v4 --seed 100 "
         "--student-size larger "
         "--teacher runs/corrupted/QbertNoFrameskip-v4__sigma-0.05__100.safetensors "
-        "--run-dir runs/imperfect/QbertNoFrameskip-v4__student-distill__larger__100",
+        "--run-dir runs/imperfect/QbertNoFrameskip-v4__student-distill__larger__sigma-0.05__100",
         "python ppd_atari.py --env-id QbertNoFrameskip-v4 --seed 100 --student-size larger "
         "--teacher runs/corrupted/QbertNoFrameskip-v4__sigma-0.05__100.safetensors "
-        "--run-dir runs/imperfect/QbertNoFrameskip-v4__ppd__larger__100",
+        "--run-dir runs/imperfect/QbertNoFrameskip-v4__ppd__larger__sigma-0.05__100",
     ]
