@@ -14,7 +14,7 @@ import torch
 
 import ppd_mujoco
 import ppo_teacher_mujoco as teacher_script
-from experiments import corrupt
+from experiments import corrupt, report
 from experiments.job import Job, locked
 
 ROOT = Path(__file__).parents[1]
@@ -190,6 +190,12 @@ def test_corrupted_teacher(folder, tmp_path):
     result = ppd_mujoco.train(ppd_mujoco.Args(**run, episodes=2, teacher_episodes=1, **SMALL))
     reference = header["original_score"]["mean"]
     assert result["fraction_of_teacher"] == result["score"]["mean"] / reference
+
+    # What the script writes is what the report reads.
+    row = report.row_of_result("imperfect-mujoco", tmp_path / "run", result)
+    assert report.fraction(row) == pytest.approx(result["fraction_of_teacher"], rel=1e-4)
+    assert (row["sigma"], row["method"], row["size"]) == (0.3, "ppd", "larger")
+    assert len(report.curve_of_result(result)) == len(result["curve"])
 
 
 @pytest.mark.parametrize(
