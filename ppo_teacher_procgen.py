@@ -708,14 +708,15 @@ def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
 
 
 def catch_stop_signals() -> list[int]:
-    """From now on Ctrl-C and SIGTERM go into this list; a second one ends the process at once."""
+    """From now on Ctrl-C and SIGTERM go into this list; a second Ctrl-C ends the process now."""
     caught = []
 
     def handle(number, frame):
-        if caught:
+        if caught and number == signal.SIGINT:  # not SIGTERM, which Slurm may send twice
             sys.exit(128 + number)
+        if not caught:
+            tqdm.write("saving after this update, then stopping; Ctrl-C stops at once, unsaved")
         caught.append(number)
-        tqdm.write("saving after this update, then stopping; once more stops at once, unsaved")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)

@@ -292,7 +292,8 @@ def view_shared_memory(memory: dict) -> dict[str, np.ndarray]:
 
 def run_mujoco_worker(pipe, env_id: str, rows: range, memory: dict) -> None:
     """Do to the environments of `rows` what comes through the pipe, until its other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C in a terminal, and Slurm's SIGTERM,
+        signal.signal(number, signal.SIG_IGN)  # go to all processes: the main one handles them
     try:
         shared = view_shared_memory(memory)
         envs = {row: make_mujoco_env(env_id) for row in rows}
@@ -1296,14 +1297,15 @@ def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
 
 
 def catch_stop_signals() -> list[int]:
-    """From now on Ctrl-C and SIGTERM go into this list; a second one ends the process at once."""
+    """From now on Ctrl-C and SIGTERM go into this list; a second Ctrl-C ends the process now."""
     caught = []
 
     def handle(number, frame):
-        if caught:
+        if caught and number == signal.SIGINT:  # not SIGTERM, which Slurm may send twice
             sys.exit(128 + number)
+        if not caught:
+            tqdm.write("saving after this update, then stopping; Ctrl-C stops at once, unsaved")
         caught.append(number)
-        tqdm.write("saving after this update, then stopping; once more stops at once, unsaved")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
