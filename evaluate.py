@@ -5,8 +5,10 @@
     python evaluate.py teachers/Hopper-v4.safetensors --episodes 1 --video videos
 
 Whole episodes, raw returns, a fixed quota of episodes per environment slot; deterministic actions
-on MuJoCo (Appendix A.3). With the default seed it repeats the final score of the run that wrote the
-checkpoint, number for number, on the same software.
+on MuJoCo and Atari, sampled ones on Procgen (Appendix A.3). An Atari episode is a whole game, all
+lives; Procgen is played on unseen levels unless --levels says otherwise. With the default seed and
+number of episodes it repeats the final score of the run that wrote the checkpoint, number for
+number, on the same software and threads.
 """
 
 import importlib
@@ -14,7 +16,8 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -27,8 +30,10 @@ from ppd_mujoco import UserError, read_checkpoint
 class Args:
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
     """one or more agent.safetensors"""
-    episodes: int = 50
-    """whole episodes played by each"""
+    episodes: int | None = None
+    """whole episodes played by each; unset: 50, or 200 on Procgen (Appendix A.3)"""
+    levels: Literal["unseen", "training"] = "unseen"
+    """Procgen's levels: those of training, or only others"""
     seed: int | None = None
     """seed of the first environment; unset: that of the checkpoint's own final score"""
     video: str | None = None
@@ -37,7 +42,9 @@ class Args:
 
 def import_script(path: str, header: dict):
     """The training script that a checkpoint names. Raises UserError for any other name."""
-    scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in ("mujoco",)]
+    suites = ("mujoco", "atari", "procgen")
+    scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
+    scripts += ["student_distill", "teacher_distill"]
     if header.get("script") not in scripts:
         known = ", ".join(scripts)
         raise UserError(f"checkpoint {path}: script {header.get('script')!r} is none of {known}")
@@ -66,13 +73,38 @@ def write_video(path: Path, frames, frames_per_second: int) -> None:
         file.mux(stream.encode())
 
 
-def film_mujoco(script, agent, env_id: str, seed: int, path: Path) -> None:
-    """Film one episode. Raises UserError where nothing can be drawn."""
+def open_suite(script, path: str, header: dict, levels: str):
+    """The agent of a checkpoint, and the environments in which its suite is scored."""
+    threads, suite, env_id = torch.get_num_threads(), header.get("suite"), header["env_id"]
+    if suite == "atari":
+        agent, _ = script.load_atari_agent(path)
+        return agent, script.AtariGames(env_id, 10, threads, header["frame_skip"], False)
+    if suite == "procgen":
+        agent, _ = script.load_procgen_agent(path)
+        args = SimpleNamespace(**header)
+        return agent, script.make_procgen_envs(args, 20, threads, levels)
+    agent, _ = script.load_mujoco_agent(path)
+    return agent, script.MujocoVectorEnv(env_id, 10, threads)
+
+
+def follow_robot(env) -> None:
+    """Look through the camera `track`, where there is one: the default lets the robot run off."""
+    import mujoco
+
+    if hasattr(env.unwrapped, "mujoco_renderer"):
+        model, kind = env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA
+        track = mujoco.mj_name2id(model, kind, "track")
+        env.unwrapped.mujoco_renderer.camera_id = track if track >= 0 else None
+
+
+def film_mujoco(script, agent, header: dict, seed: int):
+    """Frames of one episode, and how many a second. Raises UserError where nothing can be drawn."""
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # drawing without a screen
     try:
-        env = script.make_mujoco_env(env_id, render_mode="rgb_array")
+        env = script.make_mujoco_env(header["env_id"], render_mode="rgb_array")
         obs, _ = env.reset(seed=seed)
+        follow_robot(env)
         env.render()
     except (ImportError, AttributeError, RuntimeError) as error:
         advice = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa with libosmesa6"
@@ -85,32 +117,92 @@ def film_mujoco(script, agent, env_id: str, seed: int, path: Path) -> None:
             obs, _, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
             ended = terminated or truncated
         yield env.render()
+        env.close()
 
-    write_video(path, frames(obs), env.metadata["render_fps"])
-    env.close()
+    return frames(obs), env.metadata["render_fps"]
+
+
+def film_atari(script, agent, header: dict, seed: int):
+    """Frames (210, 160, 3) of one game, one per action, and how many a second.
+
+    The same game is played twice side by side: small and grey for the agent, in colour for us.
+    """
+    from ale_py.vector_env import AtariVectorEnv
+
+    env_id, skip = header["env_id"], header["frame_skip"]
+    games = script.AtariGames(env_id, 1, 1, skip, life_loss=False)
+    colour = AtariVectorEnv(
+        script.find_rom(env_id), 1, num_threads=1, frameskip=skip,
+        max_num_frames_per_episode=108_000, repeat_action_probability=0.0,
+        full_action_space=False, noop_max=30, use_fire_reset=True,
+        grayscale=False, stack_num=1, img_height=210, img_width=160,
+    )  # fmt: skip
+
+    def frames():
+        obs, _ = games.reset(seed=seed)
+        picture, _ = colour.reset(seed=np.array([seed]))
+        ended = False
+        while not ended:
+            yield picture[0, 0]
+            actions = agent.act(obs)
+            obs, _, terminations, truncations, _ = games.step(actions)
+            picture, *_ = colour.step(actions)
+            ended = terminations[0] or truncations[0]
+        yield picture[0, 0]
+
+    return frames(), 60 // skip
+
+
+def film_procgen(script, agent, header: dict, seed: int, levels: str):
+    """Frames (512, 512, 3) of one episode, and how many a second."""
+    args = SimpleNamespace(**header)
+    options = script.make_procgen_envs(args, 1, 1, levels).options
+    level = {name: options[name] for name in ("num_levels", "start_level", "distribution_mode")}
+    env = script.ProcgenVectorEnv(
+        header["env_id"], 1, num_threads=1, render_mode="rgb_array", **level
+    )
+
+    def frames():
+        torch.manual_seed(seed)
+        obs, _ = env.reset(seed=seed)
+        ended = False
+        while not ended:
+            yield env.render()[0]
+            obs, _, terminations, _, _ = env.step(agent.act(obs, deterministic=False))
+            ended = terminations[0]  # what env shows now is the next level
+
+    return frames(), env.metadata["render_fps"]
 
 
 def score_checkpoint(path: str, args: Args) -> list[str]:
     """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
     _, header = read_checkpoint(path)
-    script = import_script(path, header)
-    agent, header = script.load_mujoco_agent(path)
-    env_id = header["env_id"]
+    script, suite = import_script(path, header), header["suite"]
+    agent, envs = open_suite(script, path, header, args.levels)
+    env_id, episodes = header["env_id"], args.episodes or (200 if suite == "procgen" else 50)
     seed = 10_000 + header["seed"] if args.seed is None else args.seed
-    envs = script.MujocoVectorEnv(env_id, 10, torch.get_num_threads())
-    returns, lengths = script.evaluate(agent, envs, args.episodes, seed, header["deterministic"])
+    returns, lengths = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
     envs.close()
     if args.video:
         video = Path(args.video) / f"{env_id}__{header['script']}__{header['seed']}.mp4"
-        film_mujoco(script, agent, env_id, seed, video)
+        film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]
+        levels = [args.levels] if suite == "procgen" else []
+        write_video(video, *film(script, agent, header, seed, *levels))
         print(f"video: {video}")
     low, high = confidence_interval(returns)
     score = script.summarize(returns)
-    sizes = " ".join(str(size) for size in header["hidden_sizes"])
-    episodes = f"{args.episodes}, {np.mean(lengths):.0f} steps"
-    interval = f"{low:.1f} to {high:.1f}" if len(returns) > 1 else "n=1"
-    columns = [env_id, header["script"], sizes, f"{header['steps']:,}"]
-    return [path, *columns, script.score_text(score), interval, episodes]
+    text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
+    notes = [f"{episodes}, {np.mean(lengths):.0f} steps"]
+    if suite == "atari":
+        score = script.score_games(env_id, returns, lengths)
+        notes.append(f"{score['distinct']} distinct")
+        if "human_normalized" in score:
+            text += f" (human-normalised {score['human_normalized']:.2f})"
+    if suite == "procgen":
+        notes.append(f"{args.levels} levels")
+    network = header.get("size") or " ".join(str(size) for size in header["hidden_sizes"])
+    columns = [env_id, header["script"], network, f"{header['steps']:,}", text]
+    return [path, *columns, interval if len(returns) > 1 else "n=1", ", ".join(notes)]
 
 
 def main() -> None:
@@ -118,11 +210,11 @@ def main() -> None:
     try:
         if not args.checkpoints:
             raise UserError("no checkpoint given; give one or more agent.safetensors")
-        if args.episodes < 1:
+        if args.episodes is not None and args.episodes < 1:
             raise UserError(f"--episodes {args.episodes}: must be at least 1")
         for path in args.checkpoints:  # all of them before the first long evaluation
             import_script(path, read_checkpoint(path)[1])
-        titles = ["checkpoint", "env", "script", "hidden", "trained steps"]
+        titles = ["checkpoint", "env", "script", "network", "trained steps"]
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
         for path in args.checkpoints:

@@ -1,11 +1,13 @@
 """evaluate.py: repeats a run's own score, makes one table, films, refuses what it cannot score."""
 
+import importlib
 import json
 import sys
 
 import av
 import numpy as np
 import pytest
+import torch
 
 import evaluate
 import ppo_teacher_mujoco as script
@@ -65,6 +67,9 @@ def test_video_plays(run, tmp_path, monkeypatch, capsys):
         assert file.streams.video[0].average_rate == 125  # Hopper's own speed
     assert len(frames) > 10 and frames[0].shape == (480, 480, 3)
     assert frames[0].std() > 10 and np.abs(frames[0].astype(int) - frames[-1]).max() > 50
+    # The hopper, the only thing that is orange, stays in the picture.
+    orange = [(f[..., 0].astype(int) - f[..., 2] > 60).mean() for f in frames]
+    assert min(orange) > 0.2 * max(orange) > 0
 
 
 @pytest.mark.parametrize(
@@ -86,3 +91,46 @@ def test_a_checkpoint_cannot_name_a_foreign_script(run, tmp_path, monkeypatch, c
     script.save_agent(agent, tmp_path / "agent.safetensors", header | {"script": "os"})
     status, _, err = call(monkeypatch, capsys, tmp_path / "agent.safetensors")
     assert status == 2 and "script 'os' is none of" in err
+
+
+def save_pixel_agent(path, suite, **header):
+    script = importlib.import_module(f"ppo_teacher_{suite}")
+    shape, num_actions = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
+    torch.manual_seed(0)
+    agent = script.PixelAgent(shape, num_actions, "smaller")
+    header |= {"format": "ppd-agent-1", "suite": suite, "script": script.__name__, "steps": 0}
+    script.save_agent(agent, path, header | {"size": "smaller", "seed": 1})
+
+
+def first_frame(folder):
+    (video,) = folder.glob("*.mp4")
+    with av.open(str(video)) as file:
+        frame = next(file.decode(video=0)).to_ndarray(format="rgb24")
+        return frame, file.streams.video[0].average_rate, file.streams.video[0].frames
+
+
+def test_atari_game(tmp_path, monkeypatch, capsys):
+    """Whole games, and in the film the colours and the pace of the console."""
+    path = tmp_path / "agent.safetensors"
+    env = {"env_id": "PongNoFrameskip-v4", "frame_skip": 4, "deterministic": True}
+    save_pixel_agent(path, "atari", **env)
+    status, out, _ = call(monkeypatch, capsys, path, "--episodes", 1, "--video", tmp_path)
+    assert status == 0 and "-21.0 (n=1) (human-normalised -0.01)" in out and "1 distinct" in out
+    frame, rate, count = first_frame(tmp_path)
+    assert frame.shape == (210, 160, 3) and rate == 15 and count > 700  # 21 lost points
+    assert np.ptp(frame.mean((0, 1))) > 30  # Pong is brown
+
+
+def test_procgen_levels(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "agent.safetensors"
+    env = {"env_id": "coinrun", "num_levels": 200, "start_level": 0, "distribution_mode": "easy"}
+    save_pixel_agent(path, "procgen", deterministic=False, **env)
+    rows = {}
+    for levels in ("unseen", "training"):
+        arguments = (path, "--episodes", 2, "--levels", levels)
+        status, out, _ = call(monkeypatch, capsys, *arguments)
+        rows[levels] = out.splitlines()[2]
+        assert status == 0 and f"{levels} levels" in rows[levels]
+    call(monkeypatch, capsys, path, "--episodes", 1, "--video", tmp_path)
+    frame, rate, _ = first_frame(tmp_path)
+    assert frame.shape == (512, 512, 3) and rate == 15
