@@ -34,6 +34,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+# Read when torch loads OpenMP: idle threads sleep. Otherwise they spin, which takes a core from the
+# environment workers and, next to another busy process, makes two threads 10× slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -172,7 +176,7 @@ def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
     counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
     counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
-    counts += "teacher_episodes"
+    counts += "teacher_episodes log_every"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
@@ -255,7 +259,8 @@ def view_shared_memory(memory: dict) -> dict[str, np.ndarray]:
 
 def run_mujoco_worker(pipe, env_id: str, rows: range, memory: dict) -> None:
     """Do to the environments of `rows` what comes through the pipe, until its other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C in a terminal, and Slurm's SIGTERM,
+        signal.signal(number, signal.SIG_IGN)  # go to all processes: the main one handles them
     try:
         shared = view_shared_memory(memory)
         envs = {row: make_mujoco_env(env_id) for row in rows}
@@ -723,11 +728,13 @@ def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found, state["args"] = state["script"], args_class(**state["args"])
+        found = state["script"]
+        if found == script:
+            state["args"] = args_class(**state["args"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
-        raise UserError(f"--resume {run_dir}: a run of {found}.py; resume it with that script")
+        raise UserError(f"--resume {run_dir}: a run of {found}; resume it with that script")
     return state
 
 
@@ -809,14 +816,15 @@ def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
 
 
 def catch_stop_signals() -> list[int]:
-    """From now on Ctrl-C and SIGTERM go into this list; a second one ends the process at once."""
+    """From now on Ctrl-C and SIGTERM go into this list; a second Ctrl-C ends the process now."""
     caught = []
 
     def handle(number, frame):
-        if caught:
+        if caught and number == signal.SIGINT:  # not SIGTERM, which Slurm may send twice
             sys.exit(128 + number)
+        if not caught:
+            tqdm.write("saving after this update, then stopping; Ctrl-C stops at once, unsaved")
         caught.append(number)
-        tqdm.write("saving after this update, then stopping; once more stops at once, unsaved")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
@@ -880,9 +888,10 @@ def train(args: Args) -> dict:
     parts |= {"normalize_reward": normalize_reward, "track_episodes": track_episodes}
     log = {"iteration": 0, "seconds": 0.0, "curve": [], "evaluations": []}
     if args.torch_threads is None:
+        eval_envs.reset()  # wait for its workers, whose start would disturb the measurement
         sample = torch.zeros(args.minibatch_size, obs_dim, device=device)
         args.torch_threads = faster_thread_count(agent, sample)
-    torch.set_num_threads(args.torch_threads)
+    torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
     header = {"format": "ppd-agent-1", "suite": "mujoco", "script": script, "env_id": args.env_id}
     header |= {"hidden_sizes": args.hidden_sizes, "seed": args.seed, "deterministic": True}
     if state:
@@ -942,6 +951,7 @@ def train(args: Args) -> dict:
                 if truncations[t].any():
                     final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
 
+            torch.set_num_threads(args.torch_threads)
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
             b_obs, b_actions = obs.flatten(0, 1), actions.flatten(0, 1)  # (B, D), (B, A)
             b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
@@ -992,6 +1002,7 @@ def train(args: Args) -> dict:
                 terms |= {"losses/clipfrac": clipfrac}
                 terms |= {"distill/kl": kl.mean(), "distill/loss": distill_loss}
                 metrics.append({name: term.detach() for name, term in terms.items()})
+        torch.set_num_threads(1)
         log["iteration"] += 1
         previous_step, global_step = global_step, global_step + args.batch_size
 

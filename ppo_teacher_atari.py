@@ -160,7 +160,7 @@ def check_args(args) -> None:
     """Refuse values that cannot work, before anything is created. Raises UserError."""
     counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
     counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
-    counts += "teacher_episodes"
+    counts += "teacher_episodes log_every"
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
@@ -616,11 +616,13 @@ def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
         state = torch.load(path, weights_only=True)
-        found, state["args"] = state["script"], args_class(**state["args"])
+        found = state["script"]
+        if found == script:
+            state["args"] = args_class(**state["args"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
     if found != script:
-        raise UserError(f"--resume {run_dir}: a run of {found}.py; resume it with that script")
+        raise UserError(f"--resume {run_dir}: a run of {found}; resume it with that script")
     return state
 
 
@@ -741,14 +743,15 @@ def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
 
 
 def catch_stop_signals() -> list[int]:
-    """From now on Ctrl-C and SIGTERM go into this list; a second one ends the process at once."""
+    """From now on Ctrl-C and SIGTERM go into this list; a second Ctrl-C ends the process now."""
     caught = []
 
     def handle(number, frame):
-        if caught:
+        if caught and number == signal.SIGINT:  # not SIGTERM, which Slurm may send twice
             sys.exit(128 + number)
+        if not caught:
+            tqdm.write("saving after this update, then stopping; Ctrl-C stops at once, unsaved")
         caught.append(number)
-        tqdm.write("saving after this update, then stopping; once more stops at once, unsaved")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)

@@ -388,7 +388,7 @@ def test_lost_lives_end_episodes_but_not_games(monkeypatch, tmp_path):
     monkeypatch.setattr(script, "compute_gae", record_gae)
     result = script.train(small_args(script, tmp_path / "run", num_steps=20, total_timesteps=40))
     every_fifth = (np.arange(1, 21) % 5 == 0)[:, None].repeat(2, 1)
-    np.testing.assert_array_equal(ends[0], every_fifth)
+    np.testing.assert_array_equal(np.concatenate(ends), every_fifth)
     for part in seen[0]:
         np.testing.assert_array_equal(part, every_fifth)
     assert set(result["episode_lengths"]) == {10}

@@ -54,7 +54,11 @@ def test_command_parses(line):
     script = ROOT / words[1]
     assert script.is_file(), f"{words[1]} does not exist"
     if script.parent == ROOT:
-        tyro.cli(importlib.import_module(script.stem).Args, args=words[2:])
+        module, arguments = importlib.import_module(script.stem), words[2:]
+        args_class = module.Args
+        if hasattr(module, "ProcgenArgs"):  # the scripts for three suites: a subcommand each
+            args_class = getattr(module, f"{arguments.pop(0).capitalize()}Args")
+        tyro.cli(args_class, args=arguments)
 
 
 def test_commands_were_found():
