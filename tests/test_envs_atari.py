@@ -66,7 +66,8 @@ def compare_with_single(game: str, steps: int, frame_skip: int = 4) -> dict:
         over = terminated or truncated
         assert infos["game_over"][0] == over
         assert truncations[0] == truncated
-        assert terminations[0] == (terminated or info["lives"] < lives)
+        # as SB3 has it: Atlantis plays on with 0 lives, and that is no lost life
+        assert terminations[0] == (terminated or 0 < info["lives"] < lives)
         seen["lost"] += int(terminations[0] and not over)
         finished = track(rewards, infos["game_over"])
         assert len(finished) == over
@@ -91,7 +92,7 @@ def test_equal_to_gymnasium(game, plain_start):
 @pytest.mark.slow
 @pytest.mark.parametrize("game", FEW + MANY)
 def test_equal_to_gymnasium_for_long(game, plain_start):
-    assert compare_with_single(game, 2500)["games"] or game in ("Enduro", "Atlantis")
+    assert compare_with_single(game, 2500)["games"] or game in ("CrazyClimber", "Enduro")
 
 
 def test_frame_skip_of_1(plain_start):
@@ -148,7 +149,7 @@ def test_replay_is_bit_identical(game):
     for a, b in zip(ahead, random_steps(new, np.random.default_rng(4), 900), strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
-    assert any(state["games"]) or game in ("Atlantis", "CrazyClimber", "Enduro")
+    assert any(state["games"]) or game in ("Atlantis", "CrazyClimber", "Enduro", "Freeway")
     np.testing.assert_array_equal(old.games, new.games)
 
 
