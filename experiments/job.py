@@ -128,12 +128,13 @@ class Job:
         """Run a command, its output appended to the log; returns its exit status."""
         if self.stopping:
             return 128 + signal.SIGTERM
-        threads = {"OMP_NUM_THREADS": str(self.cores)}
+        # Unbuffered, so that the log of a run that is killed ends where the run did.
+        settings = {"OMP_NUM_THREADS": str(self.cores), "PYTHONUNBUFFERED": "1"}
         with open(self.beside(".log"), "a") as log:
             print(f"$ {' '.join(command)}", file=log, flush=True)
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=os.environ | threads, pass_fds=[lock.fileno()], start_new_session=True,
+                env=os.environ | settings, pass_fds=[lock.fileno()], start_new_session=True,
             )  # fmt: skip
             self.child = process.pid
             if self.stopping:

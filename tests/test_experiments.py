@@ -77,7 +77,7 @@ def test_interrupted_study_ends_with_the_same_results(folder):
 
     # SIGKILL of the engine: the training goes on without it, and holds its lock.
     engine = start(folder, "tiny", "--workers", "1")
-    wait_for(lambda: "--resume" in log.read_text())
+    wait_for(lambda: len(list(first.parent.glob("events*"))) == 2)  # it has been resumed
     engine.kill()
     # The same for the jobs that it started: only the training itself is left.
     for path in (runs / ".submitit").glob("*_0_log.out"):
@@ -86,6 +86,8 @@ def test_interrupted_study_ends_with_the_same_results(folder):
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
     engine.communicate()
+    time.sleep(0.5)
+    assert Job(first.parent, [], []).is_locked
 
     # A folder as of a run that was killed before its first checkpoint; two engines at once.
     (runs / "Hopper-v4__ppd__smaller__distill-lambda-2__total-timesteps-3000__100").mkdir()

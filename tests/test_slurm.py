@@ -56,9 +56,12 @@ def test_twelve_runs_each_once(slurm, tmp_path):
         return found
 
     def running_job(used=()):
-        """Run folder and Slurm id of a run that has a checkpoint but no result, not in `used`."""
-        for state in runs.glob("*/training_state.pt"):
-            run = state.parent
+        """Name and Slurm id of the latest run with a checkpoint but no result, not in `used`."""
+        started = runs.glob("*.hardware.json")
+        for note in sorted(started, key=lambda path: path.stat().st_mtime, reverse=True):
+            run = runs / note.name.removesuffix(".hardware.json")
+            if not (run / "training_state.pt").exists():
+                continue
             if run.name not in used and not (run / "result.json").exists():
                 job_id = run.with_name(run.name + ".slurm").read_text()
                 command = ["squeue", "--noheader", "--format=%T", "--jobs", job_id]
