@@ -14,7 +14,7 @@ A B C, …, so that a change of the machine's mood meets all of them), and repor
 - `sb3_ppo`: Stable-Baselines3's PPO with the same hyperparameters, networks (separate, ReLU) and
   normalisation (VecNormalize), on the same simulators (Gymnasium's environment checker off),
   without any logging. On DummyVecEnv or SubprocVecEnv, with one torch thread or one per core: the
-  fastest of the four in a first round, which its line names.
+  fastest of the four in a first, shorter round, which its line names.
 - `sb3_distill_ppd`, `sb3_distill_ppd_smaller`: the authors' PPD in the same way, or null.
 - `limit_*`: 1 / (seconds of the simulator alone + seconds of the forward and backward passes
   alone), per environment step. The simulator: this project's vector environment under random
@@ -264,6 +264,8 @@ def time_passes(args, obs_dim: int, action_dim: int, seconds: float) -> float:
 
 def measure_limits(suite: str, env_id: str, steps: int) -> dict[str, float]:
     """Steps per second that the simulator and the passes alone leave to each of our scripts."""
+    import torch  # noqa: F401  (before our scripts: with OpenMP's own settings, not with theirs)
+
     import ppo_teacher_mujoco as ppo
 
     env = ppo.make_mujoco_env(env_id)
@@ -315,7 +317,7 @@ def measure_env(args: Args, env_id: str) -> dict[str, float | None]:
                 peer = partial(measure_apart, "measure_sb3", script=script, flags=flags, **run)
                 path = None if name == "sb3_ppo" else library
                 peer = partial(peer, teacher=str(teacher), library=path)
-                setting, line = best_setting(name, peer)
+                setting, line = best_setting(name, partial(peer, steps=max(1, args.steps // 4)))
                 print(line, flush=True)
                 contestants[name] = partial(peer, **setting)
         limits = [f"limit_{name}" for name in scripts]
