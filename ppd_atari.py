@@ -647,7 +647,7 @@ def compare_with_header(score: dict, header: dict) -> str | None:
     if score["mean"] >= known["mean"] - slack:
         return None
     found = f"the teacher scores {score['mean']:.1f} here but {known['mean']:.1f} in its header"
-    return f"{found}: lost observation statistics, or another simulator version?"
+    return f"{found}: a damaged file, or another simulator version?"
 
 
 def create_run_dir(args, script: str) -> Path:
@@ -679,7 +679,7 @@ def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
     if not path.is_file():
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["script"]
         if found == script:
             state["args"] = args_class(**state["args"])
@@ -693,7 +693,8 @@ def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
 def restore_random_numbers(state: dict) -> None:
     """Set torch's random number generators to where `save_training_state` found them."""
     torch.set_rng_state(state["torch_rng"])
-    torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if len(state["cuda_rng"]) == torch.cuda.device_count():  # else on other GPUs than before
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 def describe_software() -> dict:

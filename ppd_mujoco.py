@@ -695,7 +695,7 @@ def compare_with_header(score: dict, header: dict) -> str | None:
     if score["mean"] >= known["mean"] - slack:
         return None
     found = f"the teacher scores {score['mean']:.1f} here but {known['mean']:.1f} in its header"
-    return f"{found}: lost observation statistics, or another simulator version?"
+    return f"{found}: a damaged file, or another simulator version?"
 
 
 def create_run_dir(args, script: str) -> Path:
@@ -727,7 +727,7 @@ def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
     if not path.is_file():
         raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["script"]
         if found == script:
             state["args"] = args_class(**state["args"])
@@ -741,7 +741,8 @@ def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
 def restore_random_numbers(state: dict) -> None:
     """Set torch's random number generators to where `save_training_state` found them."""
     torch.set_rng_state(state["torch_rng"])
-    torch.cuda.set_rng_state_all(state["cuda_rng"])
+    if len(state["cuda_rng"]) == torch.cuda.device_count():  # else on other GPUs than before
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 def describe_software() -> dict:
@@ -1046,21 +1047,21 @@ def train(args: Args) -> dict:
     teacher_returns, _ = evaluate(teacher, eval_envs, args.episodes, eval_seed, True)
     score, teacher_score = summarize(returns), summarize(teacher_returns)
     reference = teacher_header.get("original_score", teacher_score)["mean"]
-    goal = reference - 0.1 * abs(reference)
-    reached = [step for step, mean, _ in log["evaluations"] if mean >= goal]
+    fraction = score["mean"] / reference if reference > 0 else None
+    reached = [step for step, mean, _ in log["evaluations"] if mean >= 0.9 * reference > 0]
     save_agent(agent, run_dir / "agent.safetensors", header | {"steps": total, "score": score})
     result = {"script": script, "args": asdict(args), "score": score, "steps": total}
     result |= {"episode_returns": returns, "episode_lengths": lengths, **log}
     result |= {"teacher": teacher_header, "teacher_score": teacher_score}
-    result |= {"fraction_of_teacher": score["mean"] / reference}
+    result |= {"fraction_of_teacher": fraction}
     result |= {"steps_to_90_percent": reached[0] if reached else None}
     result |= {"steps_per_second": total / log["seconds"], **describe_software()}
     write_whole(run_dir / "result.json", lambda path: path.write_text(json.dumps(result)))
     for closable in (envs, eval_envs, writer):
         closable.close()
-    fraction = f"{score['mean'] / teacher_score['mean']:.3f}"
     print(f"{run_dir}: {total:,} steps, {args.episodes} episodes each")
-    print(f"student {score_text(score)} · teacher {score_text(teacher_score)} · {fraction}")
+    text = f"student {score_text(score)} · teacher {score_text(teacher_score)}"
+    print(text + (f" · {fraction:.3f}" if fraction is not None else ""))
     return result
 
 
