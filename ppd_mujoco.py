@@ -34,9 +34,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-# Read when torch loads OpenMP: idle threads sleep. Otherwise they spin, which takes a core from the
-# environment workers and, next to another busy process, makes two threads 10× slower than one.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when torch loads OpenMP: how long idle threads spin before they sleep. By default it is long,
+# which next to another busy process makes two threads up to 10× slower than one.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import gymnasium as gym
 import numpy as np
