@@ -79,7 +79,8 @@ def run_quietly(command: list) -> str:
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env)
     if done.returncode:
-        raise SystemExit(f"{' '.join(done.args)}\n{done.stderr[-4000:]}\nfailed, see above")
+        report = f"{done.stderr[-4000:]}\nspeed: error: exit status {done.returncode}"
+        raise SystemExit(f"{report} (negative: ended by that signal) of {' '.join(done.args)}")
     return done.stdout
 
 
