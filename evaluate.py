@@ -41,13 +41,15 @@ class Args:
 
 
 def import_script(path: str, header: dict):
-    """The training script that a checkpoint names. Raises UserError for any other name."""
+    """The training script that a checkpoint names. Raises UserError for any other name or suite."""
     suites = ("mujoco", "atari", "procgen")
     scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
     scripts += ["student_distill", "teacher_distill"]
     if header.get("script") not in scripts:
         known = ", ".join(scripts)
         raise UserError(f"checkpoint {path}: script {header.get('script')!r} is none of {known}")
+    if header.get("suite") not in suites:
+        raise UserError(f"checkpoint {path}: suite {header.get('suite')!r} is none of {suites}")
     return importlib.import_module(header["script"])
 
 
@@ -73,18 +75,24 @@ def write_video(path: Path, frames, frames_per_second: int) -> None:
         file.mux(stream.encode())
 
 
-def open_suite(script, path: str, header: dict, levels: str):
-    """The agent of a checkpoint, and the environments in which its suite is scored."""
-    threads, suite, env_id = torch.get_num_threads(), header.get("suite"), header["env_id"]
-    if suite == "atari":
-        agent, _ = script.load_atari_agent(path)
-        return agent, script.AtariGames(env_id, 10, threads, header["frame_skip"], False)
-    if suite == "procgen":
-        agent, _ = script.load_procgen_agent(path)
-        args = SimpleNamespace(**header)
-        return agent, script.make_procgen_envs(args, 20, threads, levels)
-    agent, _ = script.load_mujoco_agent(path)
-    return agent, script.MujocoVectorEnv(env_id, 10, threads)
+def make_envs(script, header: dict, levels: str = "unseen"):
+    """The environments in which a checkpoint of its suite is scored."""
+    threads, env_id = torch.get_num_threads(), header["env_id"]
+    if header["suite"] == "atari":
+        return script.AtariGames(env_id, 10, threads, header["frame_skip"], life_loss=False)
+    if header["suite"] == "procgen":
+        return script.make_procgen_envs(SimpleNamespace(**header), 20, threads, levels)
+    return script.MujocoVectorEnv(env_id, 10, threads)
+
+
+def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen"):
+    """Score (see the script's `summarize`, `score_games`), returns and lengths of episodes."""
+    envs = make_envs(script, header, levels)
+    returns, lengths = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
+    envs.close()
+    if header["suite"] == "atari":
+        return script.score_games(header["env_id"], returns, lengths), returns, lengths
+    return script.summarize(returns), returns, lengths
 
 
 def follow_robot(env) -> None:
@@ -178,11 +186,10 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
     _, header = read_checkpoint(path)
     script, suite = import_script(path, header), header["suite"]
-    agent, envs = open_suite(script, path, header, args.levels)
+    agent, _ = getattr(script, f"load_{suite}_agent")(path)
     env_id, episodes = header["env_id"], args.episodes or (200 if suite == "procgen" else 50)
     seed = 10_000 + header["seed"] if args.seed is None else args.seed
-    returns, lengths = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
-    envs.close()
+    score, returns, lengths = play(script, agent, header, episodes, seed, args.levels)
     if args.video:
         video = Path(args.video) / f"{env_id}__{header['script']}__{header['seed']}.mp4"
         film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]
@@ -190,11 +197,9 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
         write_video(video, *film(script, agent, header, seed, *levels))
         print(f"video: {video}")
     low, high = confidence_interval(returns)
-    score = script.summarize(returns)
     text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
     notes = [f"{episodes}, {np.mean(lengths):.0f} steps"]
     if suite == "atari":
-        score = script.score_games(env_id, returns, lengths)
         notes.append(f"{score['distinct']} distinct")
         if "human_normalized" in score:
             text += f" (human-normalised {score['human_normalized']:.2f})"

@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from evaluate import import_script
+from evaluate import import_script, play
 from ppd_mujoco import UserError, read_checkpoint
 
 
@@ -46,13 +46,10 @@ def add_noise(agent: torch.nn.Module, sigma: float, seed: int) -> None:
 def score_teacher(script, agent, header: dict, episodes: int) -> dict:
     """Play by the paper's protocol; returns the header's entries that hold scores."""
     seed = 10_000 + header["seed"]
-    if header["suite"] != "mujoco":
-        suite = header["suite"]
-        raise UserError(f"{suite} teachers cannot be scored here yet; give a MuJoCo teacher")
-    envs = script.MujocoVectorEnv(header["env_id"], 10, torch.get_num_threads())
-    returns, _ = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
-    envs.close()
-    return {"score": script.summarize(returns)}
+    scores = {"score": play(script, agent, header, episodes, seed)[0]}
+    if header["suite"] == "procgen":
+        scores["score_training"] = play(script, agent, header, episodes, seed, "training")[0]
+    return scores
 
 
 def corrupt(args: Args) -> dict:
