@@ -1,5 +1,6 @@
 """The engine on this machine: interrupted in every way, it ends with the results all the same."""
 
+import importlib
 import json
 import os
 import signal
@@ -224,3 +225,29 @@ def test_corrupt_refuses_in_one_line(folder, tmp_path, changes, words, monkeypat
         corrupt.main()
     error = capsys.readouterr().err
     assert stop.value.code == 2 and len(error.splitlines()) == 1 and words in error
+
+
+@pytest.mark.parametrize("suite", ["atari", "procgen"])
+def test_corrupted_teacher_of_frames(suite, tmp_path):
+    """Scored by its own suite's protocol, on Procgen on both kinds of levels."""
+    script = importlib.import_module(f"ppo_teacher_{suite}")
+    shape = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
+    header = {"format": "ppd-agent-1", "suite": suite, "script": script.__name__, "seed": 1}
+    header |= {"size": "smaller", "steps": 0, "deterministic": suite == "atari"}
+    header |= {"score": {"mean": 1.0, "standard_error": None, "episodes": 1}}
+    if suite == "atari":
+        header |= {"env_id": "PongNoFrameskip-v4", "frame_skip": 4}
+    else:
+        levels = {"num_levels": 200, "start_level": 0, "distribution_mode": "easy"}
+        header |= {"env_id": "coinrun", "score_training": header["score"]} | levels
+    script.save_agent(script.PixelAgent(*shape, "smaller"), tmp_path / "a.safetensors", header)
+    out = tmp_path / "b.safetensors"
+    found = corrupt.corrupt(corrupt.Args(str(tmp_path / "a.safetensors"), str(out), sigma=0.5))
+    assert found["original_score"]["mean"] == 1.0 and found["sigma"] == 0.5
+    assert found["score"]["episodes"] == 1
+    if suite == "atari":
+        assert {"human_normalized", "distinct"} <= found["score"].keys()
+    else:
+        assert {"score_training", "original_score_training"} <= found.keys()
+    a, b = (script.read_checkpoint(path)[0] for path in (tmp_path / "a.safetensors", out))
+    assert all(abs((b[key] - a[key]).std().item() - 0.5) < 0.1 for key in a if a[key].numel() > 500)
