@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -77,3 +78,12 @@ def test_scripts_named_exist(path):
     here = {p.name for p in ROOT.glob("*.py")} | {p.name for p in ROOT.glob("[a-z]*/*.py")}
     named = {name.split("/")[-1] for name in re.findall(r"`([\w/]+\.py)", path.read_text())}
     assert named <= here, named - here
+
+
+def test_the_demos_fractions_are_those_of_its_runs():
+    """README quotes one number per seed, from the result.json files that are committed."""
+    paths = [ROOT / f"experiments/results/demo/seed-{seed}.json" for seed in range(100, 600, 100)]
+    results = [json.loads(path.read_text()) for path in paths]
+    fractions = " / ".join(f"{result['fraction_of_teacher']:.3f}" for result in results)
+    assert fractions in read(ROOT / "README.md")
+    assert [result["args"]["seed"] for result in results] == [100, 200, 300, 400, 500]
