@@ -82,7 +82,7 @@ def test_scripts_named_exist(path):
 
 def test_the_demos_fractions_are_those_of_its_runs():
     """README quotes one number per seed, from the result.json files that are committed."""
-    paths = [ROOT / f"experiments/results/demo/seed-{seed}.json" for seed in range(100, 600, 100)]
+    paths = [ROOT / f"experiments/demo/seed-{seed}.json" for seed in range(100, 600, 100)]
     results = [json.loads(path.read_text()) for path in paths]
     fractions = " / ".join(f"{result['fraction_of_teacher']:.3f}" for result in results)
     assert fractions in read(ROOT / "README.md")
