@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 
@@ -660,23 +661,39 @@ def draw_suites(results: Results, curves: dict, size: str):
     return figure
 
 
-def draw_environments(results: Results, curves: dict, suite: str, size: str):
-    """Figures 9, 10, 11: each environment by itself."""
-    found = results.select("sizes", ENVS[suite], size=size)[0]
+def draw_evaluations(axes, rows: list[dict], curves: dict, colour: str) -> None:
+    """Dots: the students' own evaluations on the way, means over seeds."""
+    points = defaultdict(list)
+    for row in rows:
+        for step, _, evaluation in curves.get(tuple(row[name] for name in KEYS), []):
+            if evaluation is not None:
+                points[step].append(as_score(row, evaluation))
+    steps = sorted(step for step, values in points.items() if len(values) == len(rows))
+    axes.plot(steps, [fmean(points[step]) for step in steps], "o", color=colour, markersize=3.2)
+
+
+def draw_environments(results: Results, curves: dict, suite: str):
+    """Figures 9, 10, 11: each environment by itself, a column for each size of student."""
+    found = results.select("sizes", ENVS[suite])[0]
     envs = [env_id for env_id, rows in found.items() if rows]
     if not envs:
         return None
-    figure, grid = panels(len(envs))
-    for axes, env_id in zip(grid, envs, strict=True):
+    size = (3.6 * len(SIZES), 2.9 * len(envs))
+    figure, grid = plt.subplots(
+        len(envs), len(SIZES), figsize=size, squeeze=False, sharey="row", layout="constrained"
+    )
+    for axes, (env_id, size) in zip(grid.flat, product(envs, SIZES), strict=True):
         for method in reversed(METHODS):
             rows = results.select("sizes", [env_id], method=method, size=size)[0]
             label, style = METHOD_LABELS.get(method, method), METHOD_STYLES[method]
             draw_band(axes, rows, curves, as_score, label, style)
+            draw_evaluations(axes, rows[env_id], curves, style[0])
         levels = training_levels({"env_id": env_id})
         teachers = {row["seed"]: row["teacher_score" + levels] for row in found[env_id]}
         line = fmean(stats.normalize(env_id, score) for score in teachers.values())
         axes.axhline(line, color="black", linestyle="--", linewidth=1, label="teacher")
-        finish(axes, f"{plain_name(env_id)}, {size}", score_label(suite))
+        ylabel = score_label(suite) if size == SIZES[0] else ""
+        finish(axes, f"{plain_name(env_id)}, {size}", ylabel)
     return figure
 
 
@@ -731,8 +748,7 @@ def make_figures(rows: dict, curves: dict):
         yield f"suites_{size}", draw_suites(results, curves, size)
     for suite in ENVS:
         yield f"teachers_{suite}", draw_teachers(results, curves, suite)
-        for size in SIZES:
-            yield f"{suite}_{size}", draw_environments(results, curves, suite, size)
+        yield f"sizes_{suite}", draw_environments(results, curves, suite)
     yield "lambda", draw_lambda(results, curves, "lambda", IMPERFECT_ATARI)
     mujoco = ("HalfCheetah-v4", "Hopper-v4")
     yield "lambda_mujoco", draw_lambda(results, curves, "lambda-mujoco", mujoco)

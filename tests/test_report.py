@@ -142,7 +142,7 @@ def test_runs_are_merged_and_their_order_does_not_matter(results, tmp_path):
 
 def test_figures_are_drawn_for_what_there_is(results):
     names = {path.stem for path in results.glob("*.png")}
-    wanted = {"suites_larger", "suites_same", "mujoco_larger", "mujoco_same", "teachers_mujoco"}
+    wanted = {"suites_larger", "suites_same", "sizes_mujoco", "teachers_mujoco"}
     assert names == wanted | {"lambda_mujoco"} == {path.stem for path in results.glob("*.svg")}
 
 
