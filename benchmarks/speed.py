@@ -87,6 +87,22 @@ class Args:
     """a checkout of github.com/spiglerg/sb3_distill, to measure the authors' library as well"""
 
 
+class UserError(Exception):
+    """Something a user can cause and mend: one line, the cause and the remedy; exit status 2."""
+
+
+def check_args(args: Args) -> None:
+    """Refuse what cannot be measured. Raises UserError."""
+    path, known = args.sb3_distill, [*our_scripts(args), *PEERS]
+    if path and not (path / "sb3_distill" / "__init__.py").exists():
+        advice = "clone github.com/spiglerg/sb3_distill and name its path"
+        raise UserError(f"--sb3-distill {path}: no package sb3_distill in it; {advice}")
+    if min(args.repeats, args.steps, args.num_steps or 1) < 1:
+        raise UserError("--repeats, --steps and --num-steps must be at least 1")
+    if not set(args.only) <= {*known}:
+        raise UserError(f"--only {' '.join(args.only)}: give some of {', '.join(known)}")
+
+
 # ------------------------------------------------------------------------------- Contestants
 
 
@@ -529,20 +545,16 @@ def main() -> None:
         print(json.dumps(globals()[function](**json.loads(arguments))))
         return
     args = tyro.cli(Args, description=__doc__)
-    if args.sb3_distill and not (args.sb3_distill / "sb3_distill" / "__init__.py").exists():
-        reason = f"--sb3-distill {args.sb3_distill}: no package sb3_distill in it"
-        sys.exit(f"speed: error: {reason}; clone github.com/spiglerg/sb3_distill and name its path")
     slow = args.suite != "mujoco" and args.device == "cpu"
     if slow and args.num_steps is None:
         args.num_steps = 32
     if args.steps is None:
         args.steps = 1 if slow else 20_000
-    if min(args.repeats, args.steps, args.num_steps or 1) < 1:
-        sys.exit("speed: error: --repeats, --steps and --num-steps must be at least 1")
-    unknown = set(args.only) - {*our_scripts(args), *PEERS}
-    if unknown:
-        known = ", ".join([*our_scripts(args), *PEERS])
-        sys.exit(f"speed: error: --only {' '.join(unknown)}: none of {known}")
+    try:
+        check_args(args)
+    except UserError as error:
+        print(f"speed: error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
     envs = {env_id: measure_env(args, env_id) for env_id in args.envs or ENVS[args.suite]}
     print(flush=True)

@@ -1,0 +1,103 @@
+"""The benchmark compares like with like: SB3's networks and settings are those of our scripts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import speed  # noqa: E402
+
+
+@pytest.mark.parametrize("suite", ["mujoco", "atari", "procgen"])
+def test_contestants_have_the_papers_hyperparameters(suite):
+    env_id = speed.ENVS[suite][0]
+    scripts = speed.our_scripts(speed.Args(suite))
+    args = {name: speed.script_args(*script, env_id) for name, script in scripts.items()}
+    assert {a.num_envs for a in args.values()} == {18} and {a.env_id for a in args.values()} == {
+        env_id
+    }
+    assert args["ppd"].num_steps == 64 and args["ppd"].minibatch_size == 512
+    assert (args["ppd"].student_size, args["ppd_smaller"].student_size) == ("larger", "smaller")
+    if suite == "mujoco":
+        assert (args["sd"].batch_size, args["td"].batch_size) == (90, 90)
+
+
+def test_shortened_rollouts_and_switches_reach_ppo_and_ppd():
+    scripts = speed.our_scripts(speed.Args("atari", num_steps=32, options=("bfloat16",)))
+    for name in ("ppo", "ppd", "ppd_smaller"):
+        args = speed.script_args(*scripts[name], "PongNoFrameskip-v4")
+        assert args.num_steps == 32 and args.bfloat16 and not args.compile
+
+
+@pytest.mark.parametrize("suite", ["mujoco", "atari", "procgen"])
+def test_sb3_teacher_acts_and_values_as_ours(suite, tmp_path):
+    ppo = __import__(f"ppo_teacher_{suite}")
+    scripts, env_id = speed.our_scripts(speed.Args(suite, num_steps=2)), speed.ENVS[suite][0]
+    args = speed.script_args(*scripts["ppd"], env_id)
+    args.num_envs = 2
+    header = {"format": "ppd-agent-1", "suite": suite, "env_id": env_id, "size": "same"}
+    if suite == "mujoco":
+        agent, _ = ppo.load_mujoco_agent(ROOT / "teachers" / "Hopper-v4.safetensors")
+        header["hidden_sizes"] = [256, 256]
+    else:
+        shape, actions = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
+        agent = ppo.PixelAgent(shape, actions, "same")
+    path = tmp_path / "agent.safetensors"
+    ppo.save_agent(agent, path, header)
+    envs = speed.make_sb3_envs(suite, args, "DummyVecEnv")
+    teacher = speed.make_sb3_teacher(suite, str(path), {"env": envs, "device": "cpu"})
+    # MuJoCo's observations are normalised on the way, with the teacher's statistics.
+    envs.training = False
+    obs = envs.reset()
+    raw = envs.get_original_obs()
+    theirs, _ = teacher.policy.obs_to_tensor(obs)
+    if suite == "atari":  # SB3 stacks frames last
+        theirs, _ = teacher.policy.obs_to_tensor(np.moveaxis(obs, -1, 1))
+        raw = np.moveaxis(raw, -1, 1)
+    ours = torch.as_tensor(raw if suite != "mujoco" else raw.astype(np.float32))
+    with torch.no_grad():
+        found = teacher.policy.get_distribution(theirs).distribution
+        wanted = agent.distribution(agent.policy_outputs(ours))
+        for get in (lambda d: d.mode, lambda d: d.entropy()):
+            theirs_is, ours_is = get(found), get(wanted)
+            if theirs_is.ndim > ours_is.ndim:  # SB3's Gaussian: one entropy for each dimension
+                theirs_is = theirs_is.sum(-1)
+            assert torch.allclose(theirs_is, ours_is, atol=1e-4)
+        values = teacher.policy.predict_values(theirs).squeeze(-1)
+        assert torch.allclose(values, agent.value(ours), atol=1e-3, rtol=1e-4)
+    envs.close()
+
+
+def test_sb3_plays_the_same_procgen_games():
+    scripts = speed.our_scripts(speed.Args("procgen"))
+    args = speed.script_args(*scripts["ppo"], "coinrun")
+    ours, sb3 = speed.make_our_envs("procgen", args), speed.make_sb3_envs("procgen", args, "")
+    assert np.array_equal(ours.reset(seed=args.seed)[0], sb3.reset())
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        actions = random.integers(15, size=18)
+        obs, rewards, ended, _, _ = ours.step(actions)
+        their_obs, _, their_ended, _ = sb3.step(actions)
+        assert np.array_equal(obs, their_obs) and np.array_equal(ended, their_ended)
+        assert np.array_equal(rewards, sb3.get_original_reward())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--sb3-distill", "nowhere"], "no package sb3_distill in it; clone"),
+        (["--repeats", "0"], "must be at least 1"),
+        (["--only", "pdp"], "--only pdp: give some of ppo, ppd"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, said):
+    command = [sys.executable, ROOT / "benchmarks" / "speed.py", "mujoco", *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
