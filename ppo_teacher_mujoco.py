@@ -59,7 +59,7 @@ class Args:
     num_envs: int = 18
     """environments stepped side by side, N (Table 3)"""
     num_workers: int | None = None
-    """worker processes that share the environments; unset: one per core"""
+    """processes that share the environments, this one included; unset: one per core"""
     device: str = "cpu"
     """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     torch_threads: int | None = None
@@ -240,36 +240,39 @@ def view_shared_memory(memory: dict) -> dict[str, np.ndarray]:
     }
 
 
-def run_mujoco_worker(pipe, env_id: str, rows: range, memory: dict) -> None:
-    """Do to the environments of `rows` what comes through the pipe, until its other end closes."""
+def obey(command: str, argument, envs: dict[int, gym.Env], shared: dict) -> list | None:
+    """Do to the environments of some rows what `command` says; answers get_state alone."""
+    if command == "step":
+        for row, env in envs.items():
+            obs, reward, terminated, truncated, _ = env.step(shared["actions"][row])
+            shared["rewards"][row] = reward
+            shared["terminations"][row] = terminated
+            shared["truncations"][row] = truncated
+            if terminated or truncated:
+                shared["final_obs"][row] = obs
+                obs, _ = env.reset()
+            shared["obs"][row] = obs
+    elif command == "reset":
+        for row, env in envs.items():
+            seed = None if argument is None else argument + row
+            shared["obs"][row], _ = env.reset(seed=seed)
+    elif command == "get_state":
+        return [get_simulator_state(env) for env in envs.values()]
+    elif command == "set_state":
+        for row, env in envs.items():
+            set_simulator_state(env, argument[row])
+    return None
+
+
+def run_mujoco_worker(pipe, env_id: str, rows: list[int], memory: dict) -> None:
+    """Obey, with the environments of `rows`, what comes through the pipe until it closes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C in a terminal, and Slurm's SIGTERM,
         signal.signal(number, signal.SIG_IGN)  # go to all processes: the main one handles them
     try:
         shared = view_shared_memory(memory)
         envs = {row: make_mujoco_env(env_id) for row in rows}
         while True:
-            command, argument = pipe.recv()
-            answer = None
-            if command == "step":
-                for row, env in envs.items():
-                    obs, reward, terminated, truncated, _ = env.step(shared["actions"][row])
-                    shared["rewards"][row] = reward
-                    shared["terminations"][row] = terminated
-                    shared["truncations"][row] = truncated
-                    if terminated or truncated:
-                        shared["final_obs"][row] = obs
-                        obs, _ = env.reset()
-                    shared["obs"][row] = obs
-            elif command == "reset":
-                for row, env in envs.items():
-                    seed = None if argument is None else argument + row
-                    shared["obs"][row], _ = env.reset(seed=seed)
-            elif command == "get_state":
-                answer = [get_simulator_state(env) for env in envs.values()]
-            elif command == "set_state":
-                for row, env in envs.items():
-                    set_simulator_state(env, argument[row])
-            pipe.send((answer, None))
+            pipe.send((obey(*pipe.recv(), envs, shared), None))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the main process is gone, or has closed the pool
     except Exception:
@@ -277,7 +280,7 @@ def run_mujoco_worker(pipe, env_id: str, rows: range, memory: dict) -> None:
 
 
 class MujocoVectorEnv(gym.vector.VectorEnv):
-    """N environments on a few worker processes over shared memory, with same-step autoreset.
+    """N environments, shared out between this process and its workers, with same-step autoreset.
 
     Bitwise equal to `gymnasium.vector.SyncVectorEnv` with the same seeds and actions. (Gymnasium's
     AsyncVectorEnv runs a process per environment, and waking 18 of them costs more than physics.)
@@ -312,21 +315,25 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         ]:
             memory[name] = context.RawArray("b", dtype.itemsize * int(np.prod(shape))), dtype, shape
         self.shared = view_shared_memory(memory)
+        shares = np.array_split(np.arange(num_envs), min(num_workers, num_envs))
+        own_rows, *workers_rows = [share.tolist() for share in shares]
         self.pipes, self.workers = [], []
-        for rows in np.array_split(np.arange(num_envs), min(num_workers, num_envs)):
+        for rows in workers_rows:
             pipe, worker_pipe = context.Pipe()
-            arguments = (worker_pipe, env_id, rows.tolist(), memory)
+            arguments = (worker_pipe, env_id, rows, memory)
             worker = context.Process(target=run_mujoco_worker, args=arguments, daemon=True)
             worker.start()
             worker_pipe.close()
             self.pipes.append(pipe)
             self.workers.append(worker)
+        self.own_envs = {row: make_mujoco_env(env_id) for row in own_rows}
 
     def ask(self, command: str, argument=None) -> list:
-        """Have every worker do `command`; returns their answers. Raises UserError if one died."""
+        """Have this process and its workers do `command`; their answers. Raises UserError."""
         try:
             for pipe in self.pipes:
                 pipe.send((command, argument))
+            own_answer = obey(command, argument, self.own_envs, self.shared)
             answers = [pipe.recv() for pipe in self.pipes]
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.close()
@@ -335,7 +342,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         for _, failure in answers:
             if failure:
                 raise RuntimeError(f"an environment failed in its worker:\n{failure}")
-        return [answer for answer, _ in answers]
+        return [own_answer, *(answer for answer, _ in answers)]
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start new episodes, environment i from seed + i. Returns obs (N, D) and no infos."""
@@ -372,12 +379,14 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         self.shared["obs"][:] = state["obs"].numpy()
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, and the environments of this one."""
         for pipe in self.pipes:
             pipe.close()
         for worker in self.workers:
             worker.join(timeout=5)
             worker.kill()
+        for env in self.own_envs.values():
+            env.close()
 
 
 def merge_moments(mean_a, var_a, count_a, mean_b, var_b, count_b):
@@ -850,7 +859,7 @@ def train(args: Args) -> dict:
     global_step = log["iteration"] * args.batch_size
     save()
     taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
-    print(f"{args.env_id}: {num_workers} environment workers, {args.torch_threads} torch threads")
+    print(f"{args.env_id}: simulator on {num_workers} cores, {args.torch_threads} torch threads")
     if taken:
         print(f"the paper's {taken}")
     writer = start_logging(args, run_dir, global_step)
