@@ -35,6 +35,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+# Read when torch loads OpenMP: how long idle threads spin before they sleep. By default it is long,
+# which next to another busy process makes two threads up to 10× slower than one.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -1387,7 +1391,9 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     log = {"iteration": 0, "seconds": 0.0, "curve": [], "evaluations": [], "first_kl": None}
     if args.torch_threads is None:
         args.torch_threads = faster_thread_count(agent, obs.flatten(0, 1))
-    torch.set_num_threads(args.torch_threads)
+    # A few observations are too little to share out, a few frames are not.
+    acting_threads = args.torch_threads if pixels else 1
+    torch.set_num_threads(acting_threads)
     header |= {"format": "ppd-agent-1", "suite": args.suite, "script": script}
     header |= {"env_id": args.env_id, "seed": args.seed}
     if state:
@@ -1439,6 +1445,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
                 next_obs, reward, terminations, truncations, infos = env_step
                 ended = infos.get("game_over", terminations | truncations)
                 finished += track_episodes(reward, ended)
+            torch.set_num_threads(args.torch_threads)
             b_obs = obs.flatten(0, 1)  # (B, …)
             teacher_dist = teacher.distribution(teacher.policy_outputs(b_obs))
             teacher_values = teacher.value(b_obs)
@@ -1456,6 +1463,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
         terms = {"distill/kl": kl.mean(), "losses/value_loss": v_loss}
         terms |= {"losses/entropy": entropy_loss}
         metrics.append({name: term.detach() for name, term in terms.items()})
+        torch.set_num_threads(acting_threads)
         log["iteration"] += 1
         previous_step, global_step = global_step, global_step + args.batch_size
 
