@@ -17,14 +17,16 @@ A B C, …, so that a change of the machine's mood meets all of them), and repor
   normalisation (VecNormalize), on the same simulators (of Atari: through SB3's `make_atari_env`
   and VecFrameStack), without any logging. On DummyVecEnv or SubprocVecEnv, with one torch thread or
   one per core: the fastest in a first, shorter round, which its line names. Pixels are given one
-  thread per core, and Procgen has threads of its own.
+  thread per core; Procgen has threads of its own, and where a CPU runs the networks of Atari, its
+  simulator hardly counts and is a DummyVecEnv.
 - `sb3_distill_…`: the authors' library in the same way, or null.
 - `limit_*`: 1 / (seconds of the simulator alone + seconds of the forward and backward passes
   alone), per environment step. The simulator: this project's vector environment under random
   actions drawn beforehand. The passes: the policy once per vector step, critic and teacher once per
   rollout, then policy and critic forward and backward on every minibatch of the update, at the
-  faster of one torch thread and one per core. No sampling, normalisation, loss, optimiser,
-  shuffling or logging. No run can reach it without overlapping simulator and networks.
+  faster of one torch thread and one per core (pixels: one per core). No sampling, normalisation,
+  loss, optimiser, shuffling or logging. No run can reach it without overlapping simulator and
+  networks.
 
 On a CPU the paper's rollouts take minutes with pixels: there a rollout is 32 steps per environment.
 Teacher: `teachers/<env-id>.safetensors` where that exists, for every contestant, or else one that
@@ -397,8 +399,8 @@ def time_simulator(envs, seed: int, steps: int) -> float:
 def time_passes(script: str, args, agent, teacher, obs_shape: tuple, seconds: float) -> float:
     """Seconds per environment step of the forward and backward passes of one rollout and update.
 
-    On a CPU alternates between one thread and one per core for about `seconds`, at least twice
-    each; the faster one's median.
+    On a CPU alternates between one thread and one per core for about `seconds`, and takes the
+    faster one's median; pixels are given one per core. The first round of each warms up.
     """
     import torch
 
@@ -428,16 +430,16 @@ def time_passes(script: str, args, agent, teacher, obs_shape: tuple, seconds: fl
         if device != "cpu":
             torch.cuda.synchronize()
 
-    taken = {1: [], torch.get_num_threads(): []} if device == "cpu" else {1: []}
+    cores = torch.get_num_threads()
+    taken = {threads: [] for threads in ({1, cores} if len(obs_shape) == 1 else {cores})}
     deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or len(taken[1]) < 2:
+    while time.perf_counter() < deadline or len(taken[cores]) < 2:
         for threads in taken:
             torch.set_num_threads(threads)
             start = time.perf_counter()
             rollout_and_update()
             taken[threads].append(time.perf_counter() - start)
-    torch.set_num_threads(max(taken))
-    # the first one warms up
+    torch.set_num_threads(cores)
     return min(statistics.median(times[1:]) for times in taken.values()) / args.batch_size
 
 
@@ -471,10 +473,10 @@ def measure_limits(suite: str, scripts: dict, env_id: str, steps: int, teacher: 
 def best_setting(suite: str, device: str, name: str, measure) -> tuple[dict, str]:
     """The fastest of SB3's vector environments and thread counts, and a line about all."""
     kinds, cores = ("DummyVecEnv", "SubprocVecEnv"), os.cpu_count()
-    if suite == "procgen":
-        return {"vec_env": "", "threads": cores}, f"{name}: Procgen's threads, {cores} of torch"
-    few = suite == "mujoco" and device == "cpu"
-    threads = sorted({1, cores}) if few else [cores]
+    if suite == "procgen" or (suite == "atari" and device == "cpu"):
+        vec_env = "DummyVecEnv" if suite == "atari" else "Procgen's own threads"
+        return {"vec_env": vec_env, "threads": cores}, f"{name}: {vec_env}, {cores} torch threads"
+    threads = sorted({1, cores}) if device == "cpu" else [cores]
     rates = {each: measure(vec_env=each[0], threads=each[1]) for each in product(kinds, threads)}
     vec_env, threads = max(rates, key=rates.get)
     tried = ", ".join(f"{kind}/{count} {rate:,.0f}" for (kind, count), rate in rates.items())
