@@ -278,29 +278,44 @@ def make_sb3_policy(suite: str, size) -> dict:
     return {"policy": "CnnPolicy", "policy_kwargs": kwargs}
 
 
-def make_sb3_teacher(suite: str, path: str, arguments: dict):
-    """One of our teachers as SB3's PPO."""
-    from stable_baselines3 import PPO
+def sb3_settings(script: str, args) -> dict:
+    """The arguments of SB3's algorithm, but for policy and environments, for one of our `Args`."""
+    settings = {"device": args.device, "seed": args.seed, "n_steps": args.num_steps}
+    settings |= {"learning_rate": args.learning_rate, "ent_coef": args.ent_coef}
+    settings |= {"vf_coef": args.vf_coef, "max_grad_norm": args.max_grad_norm}
+    if not script.endswith("distill"):
+        settings |= {"batch_size": args.minibatch_size, "n_epochs": args.update_epochs}
+        settings |= {"gamma": args.gamma, "gae_lambda": args.gae_lambda}
+        settings |= {"clip_range": args.clip_coef}
+    return settings
 
-    ppo = import_module(f"ppo_teacher_{suite}")
-    agent, header = getattr(ppo, f"load_{suite}_agent")(path, arguments["device"])
-    size = header["hidden_sizes" if suite == "mujoco" else "size"]
-    teacher = PPO(**make_sb3_policy(suite, size), **arguments)
-    policy = teacher.policy
+
+def sb3_layers(suite: str, policy, agent) -> list[tuple]:
+    """Pairs of modules, SB3's and ours, that hold the same weights."""
     if suite == "mujoco":
         hidden = policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net
-        policy.log_std.data.copy_(agent.log_std)
-        obs_rms = arguments["env"].obs_rms
-        obs_rms.mean, obs_rms.var = agent.obs_mean.numpy(), agent.obs_var.numpy()
-        obs_rms.count = float(agent.obs_count)
         ours = agent.actor[:-1], agent.critic[:-1]
     else:
         hidden = policy.pi_features_extractor.cnn, policy.vf_features_extractor.cnn
         ours = agent.actor[0], agent.critic[0]
-    copies = [*zip(hidden, ours, strict=True)]
-    copies += [(policy.action_net, agent.actor[-1]), (policy.value_net, agent.critic[-1])]
-    for theirs, our in copies:
-        theirs.load_state_dict(our.state_dict())
+    heads = [(policy.action_net, agent.actor[-1]), (policy.value_net, agent.critic[-1])]
+    return [*zip(hidden, ours, strict=True), *heads]
+
+
+def make_sb3_teacher(suite: str, path: str, envs, settings: dict):
+    """One of our teachers as SB3's PPO; on MuJoCo `envs` are given its observation statistics."""
+    from stable_baselines3 import PPO
+
+    ppo = import_module(f"ppo_teacher_{suite}")
+    agent, header = getattr(ppo, f"load_{suite}_agent")(path, settings["device"])
+    size = header["hidden_sizes" if suite == "mujoco" else "size"]
+    teacher = PPO(env=envs, **make_sb3_policy(suite, size), **settings)
+    for theirs, ours in sb3_layers(suite, teacher.policy, agent):
+        theirs.load_state_dict(ours.state_dict())
+    if suite == "mujoco":
+        teacher.policy.log_std.data.copy_(agent.log_std)
+        envs.obs_rms.mean, envs.obs_rms.var = agent.obs_mean.numpy(), agent.obs_var.numpy()
+        envs.obs_rms.count = float(agent.obs_count)
     return teacher
 
 
@@ -332,29 +347,23 @@ def measure_sb3(
     torch.set_num_threads(threads)
     args = script_args(script, flags, env_id)
     envs = make_sb3_envs(suite, args, vec_env)
-    same = {"env": envs, "device": args.device, "seed": args.seed, "n_steps": args.num_steps}
-    same |= {"learning_rate": args.learning_rate, "ent_coef": args.ent_coef}
-    same |= {"vf_coef": args.vf_coef, "max_grad_norm": args.max_grad_norm}
+    settings = sb3_settings(script, args)
     policy = make_sb3_policy(suite, args.hidden_sizes if suite == "mujoco" else args.network)
-    ppo = {"batch_size": getattr(args, "minibatch_size", 64)}
-    if not script.endswith("distill"):
-        ppo |= {"n_epochs": args.update_epochs, "clip_range": args.clip_coef}
-        ppo |= {"gamma": args.gamma, "gae_lambda": args.gae_lambda}
     if library is None:
-        model = PPO(**policy, **same, **ppo)
+        model = PPO(env=envs, **policy, **settings)
     else:
         sys.path.insert(0, library)
         import sb3_distill
 
-        sb3_teacher = make_sb3_teacher(suite, teacher, same | ppo)
-        if script.endswith("distill"):
-            method = {"student_distill": "StudentDistill", "teacher_distill": "TeacherDistill"}
-            model = getattr(sb3_distill, method[script])(**policy, **same)
-            model.set_teacher(sb3_teacher)
+        classes = {"student": sb3_distill.StudentDistill, "teacher": sb3_distill.TeacherDistill}
+        classes["ppd"] = sb3_distill.ProximalPolicyDistillation
+        method = script.split("_")[0]
+        model = classes[method](env=envs, **policy, **settings)
+        sb3_teacher = make_sb3_teacher(suite, teacher, envs, settings)
+        if method == "ppd":
+            model.set_teacher(sb3_teacher, distill_lambda=args.distill_lambda, kl_mode=args.kl)
         else:
-            model = sb3_distill.ProximalPolicyDistillation(**policy, **same, **ppo)
-            settings = {"distill_lambda": args.distill_lambda, "kl_mode": args.kl}
-            model.set_teacher(sb3_teacher, **settings)
+            model.set_teacher(sb3_teacher)
     clock = Clock()
     model.learn(args.batch_size + steps, callback=clock)
     envs.close()

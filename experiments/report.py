@@ -33,6 +33,7 @@ from experiments.studies import (
     MUJOCO,
     MUJOCO_TEACHERS,
     PROCGEN,
+    SB3_ENVS,
     SIZES,
     STUDIES,
     Run,
@@ -44,6 +45,7 @@ import matplotlib.pyplot as plt
 
 ENVS = {"atari": ATARI, "mujoco": MUJOCO, "procgen": PROCGEN}
 BINS = 100  # points of a learning curve in the CSV
+SB3_STEPS = 4_000_000  # of SB3's PPO, and of our teachers where they are laid beside it
 LARGE = 4_000_000  # characters: a CSV above this is committed compressed
 
 
@@ -69,7 +71,7 @@ NUMBERS = (
 )  # fmt: skip
 TEXTS = ("hardware", "git_commit", "versions", "warnings", "run")
 CURVE = ("step", "training_return", "evaluation")
-METHOD_OF_SCRIPT = {"ppo_teacher": "teacher", "ppd": "ppd"}
+METHOD_OF_SCRIPT = {"ppo_teacher": "teacher", "ppd": "ppd", "sb3_ppo": "sb3-ppo"}
 METHOD_OF_SCRIPT |= {"student_distill": "student-distill", "teacher_distill": "teacher-distill"}
 
 
@@ -155,12 +157,10 @@ def read_runs(folder: Path) -> tuple[dict, dict, list[str]]:
 
 
 def paper_steps(method: str, env_id: str) -> int:
-    if method != "teacher":
-        return 2_000_000
-    return 30_000_000 if suite_of(env_id) == "procgen" else 10_000_000
-
-
-# ------------------------------------------------------------------------------- CSV files
+    """Environment steps of a complete run; SB3's PPO is not the paper's."""
+    if method == "teacher":
+        return 30_000_000 if suite_of(env_id) == "procgen" else 10_000_000
+    return SB3_STEPS if method == "sb3-ppo" else 2_000_000
 
 
 def write_text(path: Path, text: str) -> None:
@@ -486,6 +486,30 @@ def table_steps(results: Results) -> str:
     return markdown("Steps to 90 % of the teacher", STEPS_NOTE, header, rows)
 
 
+SB3_NOTE = (
+    "Episode returns of deterministic actions: 50 episodes at the end of a run, 10 in between, "
+    "which are those of our teacher after 4 M of its 10 M steps. Not in the paper."
+)
+
+
+def table_sb3(results: Results, curves: dict) -> str:
+    """Our teachers beside SB3's PPO at the same settings, seed by seed."""
+    rows = []
+    for env_id in SB3_ENVS:
+        found = results.select("sb3-ppo", [env_id])[0][env_id]
+        ours = {row["seed"]: row for row in results.select("teachers", [env_id])[0][env_id]}
+        for theirs in found:
+            row, at_same_steps = ours.get(theirs["seed"]), None
+            if row:
+                curve = curves.get(tuple(row[name] for name in KEYS), [])
+                points = [(step, mean) for step, _, mean in curve if mean is not None]
+                at_same_steps = max((p for p in points if p[0] <= SB3_STEPS * 1.03), default=None)
+            cells = [theirs["score"], at_same_steps and at_same_steps[1], row and row["score"]]
+            rows.append([env_id, str(theirs["seed"]), *(number(value) for value in cells)])
+    header = ["environment", "seed", "SB3, 4 M steps", "ours, 4 M steps", "ours, 10 M steps"]
+    return markdown("Our PPO and SB3's, at the same settings", SB3_NOTE, header, rows)
+
+
 def list_missing(results: Results) -> str:
     """What the studies have and the CSV has not: whole suites in one line, else seed by seed."""
     lines = []
@@ -522,7 +546,7 @@ def list_missing(results: Results) -> str:
     return "\n".join([*head, *lines, ""])
 
 
-def make_tables(rows: dict) -> dict[str, str]:
+def make_tables(rows: dict, curves: dict) -> dict[str, str]:
     """File name → Markdown."""
     results = Results(rows)
     return {
@@ -548,6 +572,7 @@ def make_tables(rows: dict) -> dict[str, str]:
             results, "lambda-mujoco", ("HalfCheetah-v4", "Hopper-v4")
         ),
         "steps_to_90_percent.md": table_steps(results),
+        "sb3_ppo.md": table_sb3(results, curves),
         "missing.md": list_missing(results),
     }  # fmt: skip
 
@@ -715,6 +740,25 @@ def draw_teachers(results: Results, curves: dict, suite: str):
     return figure
 
 
+def draw_sb3(results: Results, curves: dict):
+    """Learning curves of our PPO and of SB3's at the same settings, for as long as SB3's ran."""
+    envs = [env_id for env_id, rows in results.select("sb3-ppo", SB3_ENVS)[0].items() if rows]
+    if not envs:
+        return None
+    figure, grid = panels(len(envs), 4.6)
+    for axes, env_id in zip(grid, envs, strict=True):
+        theirs = results.select("sb3-ppo", [env_id])[0]
+        ours = results.select("teachers", [env_id])[0]
+        seeds = {row["seed"] for row in theirs[env_id]}
+        ours = {env_id: [row for row in ours[env_id] if row["seed"] in seeds]}
+        for found, label, style in [(theirs, "SB3", STYLES[1]), (ours, "ours", STYLES[0])]:
+            draw_band(axes, found, curves, as_score, label, style)
+            draw_evaluations(axes, found[env_id], curves, style[0])
+        axes.set_xlim(0, SB3_STEPS)
+        finish(axes, f"{plain_name(env_id)}, PPO", score_label("mujoco"))
+    return figure
+
+
 def draw_lambda(results: Results, curves: dict, study: str, envs):
     """Figure 2: PPD with several λ; a circle at the last step below 90 % of the teacher."""
     weights = dict.fromkeys(run.options["distill-lambda"] for run in STUDIES[study]())
@@ -751,6 +795,7 @@ def make_figures(rows: dict, curves: dict):
         yield f"sizes_{suite}", draw_environments(results, curves, suite)
     yield "lambda", draw_lambda(results, curves, "lambda", IMPERFECT_ATARI)
     mujoco = ("HalfCheetah-v4", "Hopper-v4")
+    yield "sb3_ppo", draw_sb3(results, curves)
     yield "lambda_mujoco", draw_lambda(results, curves, "lambda-mujoco", mujoco)
 
 
@@ -764,7 +809,7 @@ def report(args: Args) -> None:
     new_rows, new_curves, left_out = read_runs(args.runs)
     write_tables(args.results, rows | new_rows, curves | new_curves)
     rows, curves = read_tables(args.results)  # everything below comes from the files alone
-    for name, text in make_tables(rows).items():
+    for name, text in make_tables(rows, curves).items():
         (args.results / name).write_text(text)
     drawn = []
     for name, figure in make_figures(rows, curves):

@@ -35,7 +35,7 @@ class UserError(Exception):
 @dataclass
 class Args:
     study: Annotated[str, tyro.conf.Positional]
-    """teachers, sizes, imperfect, lambda, ppo-baseline, imperfect-mujoco or lambda-mujoco"""
+    """teachers, sizes, imperfect, lambda, ppo-baseline, imperfect-mujoco, lambda-mujoco, sb3-ppo"""
     cluster: Literal["local", "slurm"] = "local"
     """this machine, or the Slurm cluster whose sbatch is found here"""
     workers: int | None = None
@@ -51,7 +51,7 @@ class Args:
     seed: tuple[int, ...] = ()
     """only these seeds"""
     method: tuple[str, ...] = ()
-    """only these of teacher, teacher-distill, student-distill and ppd"""
+    """only these of teacher, teacher-distill, student-distill, ppd and sb3-ppo"""
     size: tuple[str, ...] = ()
     """only these of smaller, same and larger"""
 
@@ -77,7 +77,7 @@ def select_runs(args: Args) -> list[Run]:
     """The runs of a study that the flags leave. Raises UserError where they leave none."""
     if args.study not in STUDIES:
         raise UserError(f"study {args.study}: none of {', '.join(STUDIES)}")
-    for flag, known in [("method", ("teacher", *METHODS)), ("size", SIZES)]:
+    for flag, known in [("method", ("teacher", *METHODS, "sb3-ppo")), ("size", SIZES)]:
         for value in getattr(args, flag):
             if value not in known:
                 raise UserError(f"--{flag} {value}: none of {', '.join(known)}")
@@ -108,7 +108,7 @@ def find_teacher(env_id: str, seed: int) -> Path | None:
 
 def check_teachers(runs: list[Run]) -> None:
     """Raises UserError, with the command that trains them, where students have no teacher yet."""
-    students = {(run.env_id, run.seed): None for run in runs if run.method != "teacher"}
+    students = {(run.env_id, run.seed): None for run in runs if run.teacher}
     missing = [pair for pair in students if find_teacher(*pair) is None]
     if not missing:
         return

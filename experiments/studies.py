@@ -16,6 +16,7 @@ GAMES += ("Pong", "Qbert", "Seaquest", "Zaxxon")
 ATARI = tuple(f"{game}NoFrameskip-v4" for game in GAMES)
 MUJOCO = ("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4")
 MUJOCO_TEACHERS = (*MUJOCO, "Swimmer-v4")
+SB3_ENVS = ("HalfCheetah-v4", "Hopper-v4")  # where our PPO is laid beside SB3's
 PROCGEN = ("coinrun", "jumper", "miner", "ninja")
 # The environments of Tables 2, 6, 7, 9; Figure 2 takes the four Atari games among them.
 IMPERFECT_ATARI = tuple(
@@ -36,7 +37,7 @@ def suite_of(env_id: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: `method` is teacher, ppd, student-distill or teacher-distill."""
+    """One training run: `method` is teacher, ppd, student-distill, teacher-distill or sb3-ppo."""
 
     study: str
     env_id: str
@@ -63,7 +64,7 @@ class Run:
     @property
     def teacher(self) -> Path | None:
         """The teacher of the same environment and seed: a student of seed S learns from that."""
-        if self.method == "teacher":
+        if self.method in ("teacher", "sb3-ppo"):
             return None
         if self.sigma:
             return corrupted_teacher(self.env_id, self.sigma, self.seed)
@@ -72,6 +73,8 @@ class Run:
     @property
     def script(self) -> list[str]:
         """The training script, and its subcommand where it has one."""
+        if self.method == "sb3-ppo":
+            return ["experiments/sb3_ppo.py"]
         if self.method in ("teacher-distill", "student-distill"):
             return [f"{self.method.replace('-', '_')}.py", self.suite]
         return [f"{'ppo_teacher' if self.method == 'teacher' else 'ppd'}_{self.suite}.py"]
@@ -79,7 +82,7 @@ class Run:
     def flags(self, teacher: Path | None = None) -> list[str]:
         """The script's flags; `teacher` is a file to learn from in place of `self.teacher`."""
         flags = {"env-id": self.env_id, "seed": self.seed}
-        if self.method == "teacher":
+        if self.method in ("teacher", "sb3-ppo"):
             flags["size"] = self.size
         else:
             flags |= {"student-size": self.size, "teacher": teacher or self.teacher}
@@ -137,6 +140,11 @@ def lambda_mujoco() -> list[Run]:
     return vary_lambda("lambda-mujoco", ("HalfCheetah-v4", "Hopper-v4"), (0, 0.5, 1, 2, 5))
 
 
+def sb3_ppo() -> list[Run]:
+    """Not in the paper: Stable-Baselines3's PPO at the settings of our teachers, for 4 M steps."""
+    return [Run("sb3-ppo", env_id, "sb3-ppo", seed) for env_id, seed in product(SB3_ENVS, SEEDS)]
+
+
 def vary_lambda(study: str, envs: tuple[str, ...], weights: tuple[float, ...]) -> list[Run]:
     runs = []
     for env_id, weight, seed in product(envs, weights, SEEDS):
@@ -152,6 +160,7 @@ STUDIES = {
     "ppo-baseline": ppo_baseline,
     "imperfect-mujoco": imperfect_mujoco,
     "lambda-mujoco": lambda_mujoco,
+    "sb3-ppo": sb3_ppo,
 }
 
 

@@ -51,7 +51,7 @@ def test_sb3_teacher_acts_and_values_as_ours(suite, tmp_path):
     path = tmp_path / "agent.safetensors"
     ppo.save_agent(agent, path, header)
     envs = speed.make_sb3_envs(suite, args, "DummyVecEnv")
-    teacher = speed.make_sb3_teacher(suite, str(path), {"env": envs, "device": "cpu"})
+    teacher = speed.make_sb3_teacher(suite, str(path), envs, {"device": "cpu"})
     # MuJoCo's observations are normalised on the way, with the teacher's statistics.
     envs.training = False
     obs = envs.reset()
@@ -71,6 +71,41 @@ def test_sb3_teacher_acts_and_values_as_ours(suite, tmp_path):
             assert torch.allclose(theirs_is, ours_is, atol=1e-4)
         values = teacher.policy.predict_values(theirs).squeeze(-1)
         assert torch.allclose(values, agent.value(ours), atol=1e-3, rtol=1e-4)
+    envs.close()
+
+
+def test_sb3_ppo_becomes_one_of_our_agents(tmp_path, capsys):
+    from experiments import sb3_ppo
+
+    values = {"total_timesteps": 1, "eval_every": 4608, "eval_episodes": 2, "episodes": 3}
+    result = sb3_ppo.train(sb3_ppo.Args(run_dir=str(tmp_path / "run"), **values))
+    assert "unmaintained" not in "".join(capsys.readouterr())
+    assert result["steps"] == 4608 and len(result["episode_returns"]) == 3
+    assert [point[0] for point in result["evaluations"]] == [4608] and result["curve"]
+    agent, header = sb3_ppo.ppo.load_mujoco_agent(tmp_path / "run" / "agent.safetensors")
+    assert header["trained_by"] == "stable-baselines3"
+    # It learned observation statistics, and acts within the Box.
+    assert agent.obs_count > 4608 and (agent.obs_var != 1).all()
+    played = sb3_ppo.ppo.MujocoVectorEnv("Hopper-v4", 10, 1)
+    again, _ = sb3_ppo.ppo.evaluate(agent, played, 3, 10_100, True)
+    assert again == result["episode_returns"]
+
+
+def test_sb3_agent_acts_as_the_model_did():
+    from stable_baselines3 import PPO
+
+    from experiments import sb3_ppo
+
+    settings = sb3_ppo.ppo.Args(env_id="HalfCheetah-v4", num_envs=3, num_steps=8, minibatch_size=24)
+    envs = speed.make_sb3_envs("mujoco", settings, "DummyVecEnv")
+    policy = speed.make_sb3_policy("mujoco", settings.hidden_sizes)
+    model = PPO(env=envs, **policy, **speed.sb3_settings("ppo_teacher_mujoco", settings))
+    model.learn(48)
+    envs.training = False
+    obs, raw = envs.reset(), envs.get_original_obs()
+    agent = sb3_ppo.copy_agent(model, envs, {"hidden_sizes": settings.hidden_sizes})
+    actions, _ = model.predict(obs, deterministic=True)
+    np.testing.assert_allclose(agent.act(raw), actions, atol=1e-4)
     envs.close()
 
 

@@ -1,0 +1,138 @@
+"""Stable-Baselines3's PPO at the settings of `ppo_teacher_mujoco.py`, to lay its curve beside ours.
+
+    python -m experiments.run sb3-ppo --env-id Hopper-v4 --seed 100
+    python experiments/sb3_ppo.py --env-id Hopper-v4 --run-dir runs/sb3-hopper
+
+The same hyperparameters, networks, normalisation and simulators; the score is taken by our own
+`evaluate`, from SB3's weights in one of our agents. An interrupted run starts anew.
+"""
+
+import importlib.metadata
+import json
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # when run as a file, not as a module
+
+import ppo_teacher_mujoco as ppo  # noqa: E402
+from benchmarks.speed import make_sb3_envs, make_sb3_policy, sb3_layers, sb3_settings  # noqa: E402
+
+
+@dataclass
+class Args:
+    env_id: str = "Hopper-v4"
+    """one of the paper's MuJoCo environments"""
+    seed: int = 100
+    """seed of networks, sampling and environments"""
+    size: str = "same"
+    """networks: smaller, same or larger, as in ppo_teacher_mujoco.py"""
+    total_timesteps: int = 4_000_000
+    """environment steps, all environments together; whole rollouts, so the total rounds up"""
+    eval_every: int = 500_000
+    """environment steps between evaluations during training"""
+    eval_episodes: int = 10
+    """episodes of each evaluation during training"""
+    episodes: int = 50
+    """episodes of the final score"""
+    run_dir: str | None = None
+    """folder of the run, which must not exist yet; unset: runs/<env>__sb3_ppo__<seed>__<time>"""
+
+
+def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent:
+    """SB3's policy, critic and observation statistics as one of our agents."""
+    box, obs_dim = envs.action_space, envs.observation_space.shape[0]
+    bounds = torch.tensor(box.low), torch.tensor(box.high)
+    agent = ppo.MujocoAgent(*bounds, obs_dim, header["hidden_sizes"])
+    for theirs, ours in sb3_layers("mujoco", model.policy, agent):
+        ours.load_state_dict(theirs.state_dict())
+    agent.log_std.data.copy_(model.policy.log_std)
+    agent.obs_mean.copy_(torch.tensor(envs.obs_rms.mean))
+    agent.obs_var.copy_(torch.tensor(envs.obs_rms.var))
+    agent.obs_count.fill_(envs.obs_rms.count)
+    return agent.eval().requires_grad_(False)
+
+
+def train(args: Args) -> dict:
+    """Train, score and write result.json; returns what that holds. Raises UserError."""
+    with suppress(ImportError):  # SB3 imports the old gym, where it is, which prints a banner
+        import gym_notices.notices
+
+        gym_notices.notices.notices.clear()
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    settings = ppo.Args(env_id=args.env_id, seed=args.seed, size=args.size, num_workers=1)
+    settings.total_timesteps = args.total_timesteps
+    envs = make_sb3_envs("mujoco", settings, "DummyVecEnv")
+    eval_envs, eval_seed = ppo.MujocoVectorEnv(args.env_id, 10, 1), 10_000 + args.seed
+    policy = make_sb3_policy("mujoco", settings.hidden_sizes)
+    model = PPO(env=envs, **policy, **sb3_settings("ppo_teacher_mujoco", settings))
+    run_dir = ppo.create_run_dir(args, "sb3_ppo")
+    # for evaluate.py an agent of that script, by whomever it was trained
+    header = {"format": "ppd-agent-1", "suite": "mujoco", "script": "ppo_teacher_mujoco"}
+    header |= {
+        "trained_by": "stable-baselines3",
+        "env_id": args.env_id,
+        "hidden_sizes": settings.hidden_sizes,
+        "seed": args.seed,
+    }
+    header |= {"deterministic": True}
+    curve, evaluations, finished = [], [], []
+
+    class Log(BaseCallback):
+        """Raw returns of each rollout's episodes, and evaluations now and then."""
+
+        def _on_step(self) -> bool:
+            finished.extend(i["episode"]["r"] for i in self.locals["infos"] if "episode" in i)
+            return True
+
+        def _on_rollout_end(self) -> None:
+            step, previous = self.num_timesteps, self.num_timesteps - settings.batch_size
+            if finished:
+                curve.append([step, fmean(float(r) for r in finished), len(finished)])
+                print(f"{args.env_id}: {step:,} steps, return {curve[-1][1]:.1f}", flush=True)
+                finished.clear()
+            if step // args.eval_every > previous // args.eval_every:
+                agent = copy_agent(model, envs, header)
+                returns, _ = ppo.evaluate(agent, eval_envs, args.eval_episodes, eval_seed, True)
+                score = ppo.summarize(returns)
+                evaluations.append([step, score["mean"], score["standard_error"]])
+
+    started = time.perf_counter()
+    model.learn(settings.num_iterations * settings.batch_size, callback=Log())
+    seconds, steps = time.perf_counter() - started, model.num_timesteps
+    agent = copy_agent(model, envs, header)
+    returns, lengths = ppo.evaluate(agent, eval_envs, args.episodes, eval_seed, True)
+    score, software = ppo.summarize(returns), ppo.describe_software()
+    sb3 = importlib.metadata.version("stable-baselines3")
+    software["versions"]["stable-baselines3"] = sb3
+    ppo.save_agent(agent, run_dir / "agent.safetensors", header | {"steps": steps, "score": score})
+    result = {"script": "sb3_ppo", "args": asdict(args), "score": score, "steps": steps}
+    result |= {"episode_returns": returns, "episode_lengths": lengths, "curve": curve}
+    result |= {"evaluations": evaluations, "seconds": seconds}
+    result |= {"steps_per_second": steps / seconds, **software}
+    ppo.write_whole(run_dir / "result.json", lambda path: path.write_text(json.dumps(result)))
+    envs.close()
+    eval_envs.close()
+    print(f"{run_dir}: {ppo.score_text(score)} over {args.episodes} episodes, {steps:,} steps")
+    return result
+
+
+def main() -> None:
+    try:
+        train(tyro.cli(Args, description=__doc__))
+    except ppo.UserError as error:
+        print(f"sb3_ppo: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
