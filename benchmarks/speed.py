@@ -230,6 +230,7 @@ def make_sb3_envs(suite: str, args, vec_env: str):
         def env_is_wrapped(self, wrapper_class, indices=None):
             return [False] * self.num_envs
 
+        # Abstract in VecEnv; PPO calls neither.
         def set_attr(self, attr_name, value, indices=None):
             raise NotImplementedError
 
