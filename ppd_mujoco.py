@@ -497,20 +497,21 @@ class MujocoAgent(nn.Module):
         self.critic = make_mlp(obs_dim, hidden_sizes, 1, gain=1.0)
         self.register_buffer("action_low", action_low)
         self.register_buffer("action_high", action_high)
-        self.register_buffer("obs_mean", torch.zeros(obs_dim))
-        self.register_buffer("obs_var", torch.ones(obs_dim))
+        self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
+        self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, D) to (B, D): running mean 0 and variance 1, clipped to ±10 (SB3's VecNormalize)."""
-        return ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
+        scale = (self.obs_var + 1e-8).rsqrt()
+        return ((obs - self.obs_mean.to(obs)) * scale.to(obs)).clamp(-10, 10)
 
     @torch.no_grad()
     def update_normalizer(self, obs: torch.Tensor) -> None:
-        """Take a rollout's observations (B, D) into the running mean and variance."""
-        batch, mean, var = obs.double(), self.obs_mean.double(), self.obs_var.double()
-        new = batch.mean(0), batch.var(0, unbiased=False), len(batch)
-        mean, var, count = merge_moments(mean, var, self.obs_count, *new)
+        """Take one step's raw observations (N, D) into the running mean and variance."""
+        var, mean = torch.var_mean(obs.double(), 0, unbiased=False)
+        moments = self.obs_mean, self.obs_var, self.obs_count
+        mean, var, count = merge_moments(*moments, mean, var, len(obs))
         self.obs_mean.copy_(mean)
         self.obs_var.copy_(var)
         self.obs_count.copy_(count)
@@ -942,7 +943,7 @@ def train(args: Args) -> dict:
     bar = {"unit": " steps", "unit_scale": True, "dynamic_ncols": True, "mininterval": quiet}
     progress = tqdm(total=total, initial=global_step, **bar)
 
-    obs = torch.zeros((T, N, obs_dim), device=device)
+    obs = torch.zeros((T, N, obs_dim), device=device)  # normalised as they come, once for all
     actions = torch.zeros((T, N, *box.shape), device=device)
     outputs = torch.zeros((T, N, *box.shape), device=device)  # of the policy: the actions' means
     rewards = np.zeros((T, N))
@@ -952,8 +953,9 @@ def train(args: Args) -> dict:
         finished, final_obs = [], []
         with torch.no_grad():
             for t in range(T):
-                obs[t] = torch.from_numpy(next_obs)
-                outputs[t] = agent.policy_outputs(obs[t])
+                raw_obs = torch.from_numpy(next_obs).to(obs)
+                obs[t] = agent.normalize(raw_obs)
+                outputs[t] = agent.actor(obs[t])
                 actions[t] = agent.sample(outputs[t])
                 env_step = envs.step(agent.env_actions(actions[t]))
                 next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
@@ -965,7 +967,7 @@ def train(args: Args) -> dict:
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
             b_obs, b_actions = obs.flatten(0, 1), actions.flatten(0, 1)  # (B, D), (B, A)
             b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
-            values = agent.value(b_obs).view(T, N)
+            values = agent.critic(b_obs).view(T, N)
             last_values = agent.value(torch.from_numpy(next_obs).to(obs))
             next_values = torch.cat([values[1:], last_values[None]])
             if final_obs:
@@ -976,7 +978,7 @@ def train(args: Args) -> dict:
             advantages = compute_gae(
                 scaled_rewards, values, next_values, terminals, ends, args.gamma, args.gae_lambda
             )
-            teacher_outputs = teacher.policy_outputs(b_obs)  # asked once per rollout
+            teacher_outputs = teacher.actor(b_obs)  # asked once per rollout
             b_returns = (advantages + values).flatten()  # (B,)
             b_advantages = advantages.flatten()
 
@@ -988,13 +990,13 @@ def train(args: Args) -> dict:
         for _ in range(args.update_epochs):
             for mb in torch.randperm(args.batch_size, device=device).split(args.minibatch_size):
                 mb_obs = b_obs[mb]
-                student_dist = agent.distribution(agent.policy_outputs(mb_obs))
+                student_dist = agent.distribution(agent.actor(mb_obs))
                 teacher_dist = teacher.distribution(teacher_outputs[mb])
                 logratio = student_dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.value(mb_obs), b_returns[mb])
+                v_loss = value_loss(agent.critic(mb_obs).squeeze(-1), b_returns[mb])
                 entropy_loss = student_dist.entropy().mean()
                 kl = policy_kl(teacher_dist, student_dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, distill_lambda)

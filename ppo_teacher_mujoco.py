@@ -480,20 +480,21 @@ class MujocoAgent(nn.Module):
         self.critic = make_mlp(obs_dim, hidden_sizes, 1, gain=1.0)
         self.register_buffer("action_low", action_low)
         self.register_buffer("action_high", action_high)
-        self.register_buffer("obs_mean", torch.zeros(obs_dim))
-        self.register_buffer("obs_var", torch.ones(obs_dim))
+        self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
+        self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, D) to (B, D): running mean 0 and variance 1, clipped to ±10 (SB3's VecNormalize)."""
-        return ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
+        scale = (self.obs_var + 1e-8).rsqrt()
+        return ((obs - self.obs_mean.to(obs)) * scale.to(obs)).clamp(-10, 10)
 
     @torch.no_grad()
     def update_normalizer(self, obs: torch.Tensor) -> None:
-        """Take a rollout's observations (B, D) into the running mean and variance."""
-        batch, mean, var = obs.double(), self.obs_mean.double(), self.obs_var.double()
-        new = batch.mean(0), batch.var(0, unbiased=False), len(batch)
-        mean, var, count = merge_moments(mean, var, self.obs_count, *new)
+        """Take one step's raw observations (N, D) into the running mean and variance."""
+        var, mean = torch.var_mean(obs.double(), 0, unbiased=False)
+        moments = self.obs_mean, self.obs_var, self.obs_count
+        mean, var, count = merge_moments(*moments, mean, var, len(obs))
         self.obs_mean.copy_(mean)
         self.obs_var.copy_(var)
         self.obs_count.copy_(count)
@@ -867,7 +868,7 @@ def train(args: Args) -> dict:
     bar = {"unit": " steps", "unit_scale": True, "dynamic_ncols": True, "mininterval": quiet}
     progress = tqdm(total=total, initial=global_step, **bar)
 
-    obs = torch.zeros((T, N, obs_dim), device=device)
+    obs = torch.zeros((T, N, obs_dim), device=device)  # normalised as they come, once for all
     actions = torch.zeros((T, N, *box.shape), device=device)
     outputs = torch.zeros((T, N, *box.shape), device=device)  # of the policy: the actions' means
     rewards = np.zeros((T, N))
@@ -877,8 +878,10 @@ def train(args: Args) -> dict:
         finished, final_obs = [], []
         with torch.no_grad():
             for t in range(T):
-                obs[t] = torch.from_numpy(next_obs)
-                outputs[t] = agent.policy_outputs(obs[t])
+                raw_obs = torch.from_numpy(next_obs).to(obs)
+                agent.update_normalizer(raw_obs)
+                obs[t] = agent.normalize(raw_obs)
+                outputs[t] = agent.actor(obs[t])
                 actions[t] = agent.sample(outputs[t])
                 env_step = envs.step(agent.env_actions(actions[t]))
                 next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
@@ -890,7 +893,7 @@ def train(args: Args) -> dict:
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
             b_obs, b_actions = obs.flatten(0, 1), actions.flatten(0, 1)  # (B, D), (B, A)
             b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
-            values = agent.value(b_obs).view(T, N)
+            values = agent.critic(b_obs).view(T, N)
             last_values = agent.value(torch.from_numpy(next_obs).to(obs))
             next_values = torch.cat([values[1:], last_values[None]])
             if final_obs:
@@ -909,12 +912,12 @@ def train(args: Args) -> dict:
         for _ in range(args.update_epochs):
             for mb in torch.randperm(args.batch_size, device=device).split(args.minibatch_size):
                 mb_obs = b_obs[mb]
-                dist = agent.distribution(agent.policy_outputs(mb_obs))
+                dist = agent.distribution(agent.actor(mb_obs))
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.value(mb_obs), b_returns[mb])
+                v_loss = value_loss(agent.critic(mb_obs).squeeze(-1), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
                 optimizer.zero_grad()
@@ -928,7 +931,6 @@ def train(args: Args) -> dict:
                 terms |= {"losses/entropy": entropy_loss, "losses/approx_kl": approx_kl}
                 terms |= {"losses/clipfrac": clipfrac}
                 metrics.append({name: term.detach() for name, term in terms.items()})
-        agent.update_normalizer(b_obs)  # between rollouts, so that every ratio starts at 1
         torch.set_num_threads(1)
         log["iteration"] += 1
         previous_step, global_step = global_step, global_step + args.batch_size

@@ -756,20 +756,21 @@ class MujocoAgent(nn.Module):
         self.critic = make_mlp(obs_dim, hidden_sizes, 1, gain=1.0)
         self.register_buffer("action_low", action_low)
         self.register_buffer("action_high", action_high)
-        self.register_buffer("obs_mean", torch.zeros(obs_dim))
-        self.register_buffer("obs_var", torch.ones(obs_dim))
+        self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
+        self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, D) to (B, D): running mean 0 and variance 1, clipped to ±10 (SB3's VecNormalize)."""
-        return ((obs - self.obs_mean) * (self.obs_var + 1e-8).rsqrt()).clamp(-10, 10)
+        scale = (self.obs_var + 1e-8).rsqrt()
+        return ((obs - self.obs_mean.to(obs)) * scale.to(obs)).clamp(-10, 10)
 
     @torch.no_grad()
     def update_normalizer(self, obs: torch.Tensor) -> None:
-        """Take a rollout's observations (B, D) into the running mean and variance."""
-        batch, mean, var = obs.double(), self.obs_mean.double(), self.obs_var.double()
-        new = batch.mean(0), batch.var(0, unbiased=False), len(batch)
-        mean, var, count = merge_moments(mean, var, self.obs_count, *new)
+        """Take one step's raw observations (N, D) into the running mean and variance."""
+        var, mean = torch.var_mean(obs.double(), 0, unbiased=False)
+        moments = self.obs_mean, self.obs_var, self.obs_count
+        mean, var, count = merge_moments(*moments, mean, var, len(obs))
         self.obs_mean.copy_(mean)
         self.obs_var.copy_(var)
         self.obs_count.copy_(count)

@@ -123,7 +123,7 @@ def test_every_argument_is_documented(name):
         ("return -(-self", "return -(-1 * self"),  # Args is an exception: no drift
         ("# δ_t = r_t", "# d_t = r_t"),
         ("running = deltas[t]", "running = 1 * deltas[t]"),
-        ("var(0, unbiased=False)", "var(0)"),
+        ("(), 0, unbiased=False)", "(), 0)"),
         ("@torch.no_grad()\n    def act", "def act"),
         ('"""clip range ε', '"""range ε'),
         ("clip_coef: float", "clip_coef: int"),

@@ -59,14 +59,18 @@ def run_train(script, monkeypatch, tmp_path, **changed):
     return args, teacher, FakeEnvs.made[0].steps, parameters, permutations
 
 
-def float64_agent(script, args, tensors, statistics):
+def float64_agent(script, args, tensors):
     agent = script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, args.hidden_sizes).double()
     with torch.no_grad():
         for parameter, tensor in zip(agent.parameters(), tensors, strict=True):
             parameter.copy_(tensor)
-        agent.obs_mean.copy_(torch.as_tensor(statistics[0]))
-        agent.obs_var.copy_(torch.as_tensor(statistics[1]))
     return agent
+
+
+def normalize(obs, statistics):
+    """Observations (…, 3) as the networks take them, given their mean and variance."""
+    mean, var = (np.asarray(moment) for moment in statistics)
+    return np.clip((obs - mean) / np.sqrt(var + 1e-8), -10, 10)
 
 
 def oracle_gradient(agent, obs, batch, coefs, max_norm):
@@ -74,7 +78,7 @@ def oracle_gradient(agent, obs, batch, coefs, max_norm):
 
     The oracle differentiates by outputs, deviations and values; torch, by the weights below.
     """
-    outputs, values = agent.policy_outputs(obs), agent.value(obs)
+    outputs, values = agent.actor(obs), agent.critic(obs).squeeze(-1)
     variables = [x.detach().numpy() for x in (outputs, agent.log_std, values)]
     function = lambda *a: oracle.losses(oracle.Gaussian, batch, coefs, *a)
     slopes = map(torch.from_numpy, oracle.gradients(function, variables)["loss"])
@@ -97,23 +101,29 @@ def check_run(script, args, teacher, steps, parameters, permutations):
         terminations, truncations, raw_rewards, obs, actions = map(stack, STEPS)
         ended = terminations | truncations
         rewards = np.stack([scale_reward(r, e) for r, e in zip(raw_rewards, ended, strict=True)])
-        # Statistics of all earlier rollouts, or the teacher's.
-        prior = oracle.moments(np.concatenate(seen)) if seen else (np.zeros(3), np.ones(3))
-        statistics = frozen or prior
-        seen.append(obs.reshape(-1, 3))
+        # Each step is normalised by the statistics of all steps up to it, or by the teacher's.
+        normalized = np.empty_like(obs)
+        for t in range(T):
+            seen.append(obs[t])
+            statistics = frozen or oracle.moments(np.concatenate(seen))
+            normalized[t] = normalize(obs[t], statistics)
         flat = lambda array: array.reshape(T * N, *array.shape[2:])
         step_parameters = [next(parameters)]
-        collector = float64_agent(script, args, [p for p, _ in step_parameters[0]], statistics)
+        collector = float64_agent(script, args, [p for p, _ in step_parameters[0]])
         with torch.no_grad():
-            value = lambda o, agent=collector: agent.value(torch.from_numpy(o)).numpy()
-            values = value(flat(obs)).reshape(T, N)
-            true_next = np.where(ended[..., None], stack("final_obs"), stack("next_obs"))
-            next_values = value(flat(true_next)).reshape(T, N)
-            means = collector.policy_outputs(torch.from_numpy(flat(obs))).numpy()
+            value = lambda o, agent=collector: agent.critic(torch.from_numpy(o)).squeeze(-1).numpy()
+            values = value(normalized)
+            # States that are not in the rollout are normalised by the statistics at its end.
+            true_next = normalize(
+                np.where(ended[..., None], stack("final_obs"), stack("next_obs")), statistics
+            )
+            inside = ~ended & (np.arange(T) < T - 1)[:, None]
+            next_values = np.where(inside, np.roll(values, -1, 0), value(true_next))
+            means = collector.actor(torch.from_numpy(flat(normalized))).numpy()
             log_std = collector.log_std.numpy()
             b_logprobs = oracle.Gaussian.log_prob(means, log_std, flat(actions))
             if teacher:
-                teacher_outputs = teacher.policy_outputs(torch.from_numpy(flat(obs))).numpy()
+                teacher_outputs = teacher.actor(torch.from_numpy(flat(normalized))).numpy()
         rest = terminations, ended, args.gamma, args.gae_lambda
         advantages = oracle.gae(rewards, values, next_values, *rest)
         b_returns = flat(advantages + values)
@@ -127,17 +137,17 @@ def check_run(script, args, teacher, steps, parameters, permutations):
             for start in range(0, T * N, args.minibatch_size):
                 mb = permutation[start : start + args.minibatch_size]
                 recorded = step_parameters.pop() if step_parameters else next(parameters)
-                agent = float64_agent(script, args, [p for p, _ in recorded], statistics)
+                agent = float64_agent(script, args, [p for p, _ in recorded])
                 batch = {"actions": flat(actions)[mb], "logprobs": b_logprobs[mb]}
                 batch |= {"advantages": flat(advantages)[mb], "returns": b_returns[mb]}
                 if teacher:
                     log_std = teacher.log_std.detach().numpy()
                     batch |= {"teacher_outputs": teacher_outputs[mb], "teacher_log_std": log_std}
-                mb_obs = torch.from_numpy(flat(obs)[mb])
+                mb_obs = torch.from_numpy(flat(normalized)[mb])
                 expected = oracle_gradient(agent, mb_obs, batch, coefs, args.max_grad_norm)
                 for (_, gradient), g in zip(recorded, expected, strict=True):
                     np.testing.assert_allclose(gradient, g, rtol=2e-3, atol=2e-5)
-                means = agent.policy_outputs(mb_obs).detach().numpy()
+                means = agent.actor(mb_obs).detach().numpy()
                 log_std = agent.log_std.detach().numpy()
                 new = oracle.Gaussian.log_prob(means, log_std, batch["actions"])
                 ratios.append(np.exp(new - batch["logprobs"]))
@@ -179,14 +189,16 @@ MUTATIONS = [
     ("terminals, ends, args.gamma", "ends, ends, args.gamma"),
     ("args.gamma, args.gae_lambda", "args.gae_lambda, args.gae_lambda"),
     ("_norm_(agent.parameters()", "_norm_(agent.actor.parameters()"),
-    ("obs[t] = torch.from_numpy(next_obs)", "obs[t] = torch.from_numpy(next_obs) * 0.99"),
+    ("obs[t] = agent.normalize(raw_obs)", "obs[t] = raw_obs"),
+    ("agent.value(torch.from_numpy(next_obs).to(obs))", "values[-1]"),
+    ("agent.value(torch.cat(final_obs).to(obs))", "values[truncations]"),
 ]
-PPO_MUTATIONS = [("agent.update_normalizer(b_obs)", "None")]
+PPO_MUTATIONS = [("agent.update_normalizer(raw_obs)", "None")]
 PPD_MUTATIONS = [
     ("loss = loss + distill_loss", "pass"),
     ("loss = loss + distill_loss", "loss = loss - distill_loss"),
     ("teacher_outputs[mb]", "teacher_outputs[: len(mb)]"),
-    ("teacher.policy_outputs(b_obs)", "agent.policy_outputs(b_obs)"),
+    ("teacher.actor(b_obs)", "agent.actor(b_obs)"),
     ("teacher.distribution(", "agent.distribution("),
     ("student_dist, args.kl)", "student_dist, 'reverse')"),
     ("ratio, args.clip_coef, distill_lambda)", "ratio, args.clip_coef, args.distill_lambda)"),
