@@ -510,6 +510,27 @@ def table_sb3(results: Results, curves: dict) -> str:
     return markdown("Our PPO and SB3's, at the same settings", SB3_NOTE, header, rows)
 
 
+def table_runs(results: Results) -> str:
+    """Where every number comes from: hours, commits, machines and the command, by environment."""
+    groups = defaultdict(list)
+    for row in results.rows.values():
+        groups[row["study"], row["env_id"]].append(row)
+    rows, listed = [], lambda found, name: ", ".join(sorted({row[name] or "–" for row in found}))
+    for study in STUDIES:
+        for env_id in (env_id for envs in ENVS.values() for env_id in envs):
+            found = groups.get((study, env_id), [])
+            if found:
+                hours = sum(row["hours"] for row in found)
+                counts = [str(len(found)), f"{hours:.1f}"]
+                facts = [listed(found, name) for name in ("git_commit", "hardware")]
+                seeds = " ".join(str(seed) for seed in sorted({row["seed"] for row in found}))
+                command = f"`python -m experiments.run {study} --env-id {env_id} --seed {seeds}`"
+                rows.append([study, plain_name(env_id), *counts, *facts, command])
+    header = ["study", "environment", "runs", "hours", "commits", "hardware", "command"]
+    text = "Hours of training, summed over runs; versions of all packages are in runs.csv."
+    return markdown("The runs behind the tables", text, header, rows)
+
+
 def list_missing(results: Results) -> str:
     """What the studies have and the CSV has not: whole suites in one line, else seed by seed."""
     lines = []
@@ -573,6 +594,7 @@ def make_tables(rows: dict, curves: dict) -> dict[str, str]:
         ),
         "steps_to_90_percent.md": table_steps(results),
         "sb3_ppo.md": table_sb3(results, curves),
+        "runs.md": table_runs(results),
         "missing.md": list_missing(results),
     }  # fmt: skip
 

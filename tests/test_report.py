@@ -111,6 +111,12 @@ def test_tables_of_a_few_runs(results):
     assert ours == ["1.50 n=1, 1 of 5 runs", "1.20 M, 1 of 1 runs reached it"]
 
 
+def test_runs_are_listed_with_their_origin(results):
+    ours = cells((results / "runs.md").read_text(), "sizes", "Hopper-v4")
+    assert ours[:4] == ["2", "2.0", "abc", "a processor, 2 cores"]
+    assert ours[4] == "`python -m experiments.run sizes --env-id Hopper-v4 --seed 100 200`"
+
+
 def test_missing_runs_are_listed(results):
     text = (results / "missing.md").read_text()
     assert "## sizes: 9 of 855 runs" in text and "- atari: all 495" in text
