@@ -762,8 +762,8 @@ class MujocoAgent(nn.Module):
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
         """(B, D) to (B, D): running mean 0 and variance 1, clipped to ±10 (SB3's VecNormalize)."""
-        scale = (self.obs_var + 1e-8).rsqrt()
-        return ((obs - self.obs_mean.to(obs)) * scale.to(obs)).clamp(-10, 10)
+        mean, var = self.obs_mean.to(obs), self.obs_var.to(obs)
+        return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-10, 10)
 
     @torch.no_grad()
     def update_normalizer(self, obs: torch.Tensor) -> None:
