@@ -15,6 +15,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Literal
@@ -60,7 +61,7 @@ def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[
     return float(low), float(high)
 
 
-def write_video(path: Path, frames, frames_per_second: int) -> None:
+def write_video(path: Path, frames, frames_per_second: Fraction | int) -> None:
     """Write an iterable of RGB frames (H, W, 3), uint8, as H.264 in an mp4."""
     import av
 
@@ -158,7 +159,7 @@ def film_atari(script, agent, header: dict, seed: int):
             ended = terminations[0] or truncations[0]
         yield picture[0, 0]
 
-    return frames(), 60 // skip
+    return frames(), Fraction(60, skip)
 
 
 def film_procgen(script, agent, header: dict, seed: int, levels: str):
@@ -200,7 +201,7 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
     notes = [f"{episodes}, {np.mean(lengths):.0f} steps"]
     if suite == "atari":
-        notes.append(f"{score['distinct']} distinct")
+        notes.append(f"at least {score['distinct']} distinct")
         if "human_normalized" in score:
             text += f" (human-normalised {score['human_normalized']:.2f})"
     if suite == "procgen":
@@ -217,6 +218,8 @@ def main() -> None:
             raise UserError("no checkpoint given; give one or more agent.safetensors")
         if args.episodes is not None and args.episodes < 1:
             raise UserError(f"--episodes {args.episodes}: must be at least 1")
+        if args.seed is not None and not 0 <= args.seed <= 2**30:
+            raise UserError(f"--seed {args.seed}: must be from 0 to 2**30")
         for path in args.checkpoints:  # all of them before the first long evaluation
             import_script(path, read_checkpoint(path)[1])
         titles = ["checkpoint", "env", "script", "network", "trained steps"]
@@ -224,7 +227,9 @@ def main() -> None:
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
         for path in args.checkpoints:
             print("| " + " | ".join(score_checkpoint(path, args)) + " |")
-    except UserError as error:
+    except Exception as error:
+        if type(error).__name__ != "UserError":  # each script has its own
+            raise
         print(f"evaluate: error: {error}", file=sys.stderr)
         sys.exit(2)
 

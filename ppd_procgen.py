@@ -38,7 +38,7 @@ import torch.nn as nn
 import tyro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch.distributions import Categorical, Distribution, kl_divergence
+from torch.distributions import Categorical, Distribution
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -63,7 +63,7 @@ class Args:
     num_envs: int = 18
     """environments stepped side by side, N (Table 3)"""
     env_threads: int | None = None
-    """CPU threads of the simulator; unset: one per core"""
+    """CPU threads of the simulator; unset: as many as torch takes, one per core"""
     device: str = "auto"
     """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     torch_threads: int | None = None
@@ -182,7 +182,8 @@ def check_args(args) -> None:
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
+        ("seed", "from 0 to 2**30", lambda value: 0 <= value <= 2**30),
+        ("start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
         ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
         ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
         ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
@@ -530,6 +531,13 @@ def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
     return pg_loss - ent_coef * entropy_loss + vf_coef * v_loss
 
 
+def kl_divergence(p, q):
+    """KL(p ‖ q) per state; torch's own is infinite where a categorical's probability underflows."""
+    if isinstance(p, Categorical):
+        return (p.probs * (p.logits - q.logits)).sum(-1)
+    return torch.distributions.kl_divergence(p, q)
+
+
 def policy_kl(teacher_dist, student_dist, direction):
     """KL divergence per state, summed over action dimensions: distributions over (M,) to (M,)."""
     if direction == "forward":
@@ -548,12 +556,20 @@ def distillation_loss(kl, ratio, clip_coef, distill_lambda):
 
 
 def write_whole(path: Path, write) -> None:
-    """Have `write(path)` write a file that appears at `path` complete or not at all."""
+    """Have `write(path)` write a file that appears at `path` complete or not at all.
+
+    Raises UserError where it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        write(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        advice = "mend that, then go on with --resume from the last checkpoint"
+        raise UserError(f"{path} cannot be written: {reason}; {advice}") from error
 
 
 def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
@@ -577,7 +593,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
     try:
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = file.metadata() or {}
+            ours = metadata.get("format") == json.dumps("ppd-agent-1")
+            header = {key: json.loads(value) for key, value in metadata.items()} if ours else {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         # Only now: a sound file starts with its header's length, which may be these bytes too.
@@ -587,7 +605,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
-    if header.get("format") != "ppd-agent-1":
+    if not ours:
         reason = "safetensors, but not an agent of this project"
         raise UserError(f"{refused}{reason}; train one with a script of this project")
     for name, tensor in tensors.items():
@@ -619,7 +637,7 @@ def load_procgen_teacher(args) -> tuple[PixelAgent, dict, str | None]:
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     if not Path(path).exists():
         advice = f"train one with `python ppo_teacher_procgen.py --env-id {args.env_id}`"
-        raise UserError(f"teacher {path}: no such file; give --teacher, or {advice}")
+        raise UserError(f"teacher {path}: no such file; put it there, give --teacher, or {advice}")
     teacher, header = load_procgen_agent(path, choose_device(args.device))
     keys = ("env_id", "distribution_mode", "num_levels", "start_level")
     found = [(key, header.get(key), getattr(args, key)) for key in keys]
@@ -750,7 +768,7 @@ def score_text(score: dict) -> str:
 
 
 def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
-    """One thread, or one per core, whichever runs the critic over a minibatch (M, …) faster.
+    """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
 
     Where another process uses a core as well, threads wait for each other, and two can be slower
     than one: so it is measured, not assumed.
@@ -831,9 +849,6 @@ def train(args: Args) -> dict:
     teacher, teacher_header, warning = load_procgen_teacher(args)
     agent = PixelAgent(obs_shape, num_actions, args.network).to(device)
     agent.bfloat16 = args.bfloat16
-    if args.compile:
-        for network in (agent.actor, agent.critic):
-            network.compile(mode="reduce-overhead", dynamic=False)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward, track_episodes = RewardNormalizer(N), EpisodeStatistics(N)
@@ -845,12 +860,17 @@ def train(args: Args) -> dict:
         sample = torch.zeros((16, *obs_shape), device=device)
         args.torch_threads = faster_thread_count(agent, sample)
     torch.set_num_threads(args.torch_threads)
+    if args.compile:
+        for network in (agent.actor, agent.critic):
+            network.compile(mode="reduce-overhead", dynamic=False)
     header = {"format": "ppd-agent-1", "suite": "procgen", "script": script, "env_id": args.env_id}
     header |= {"num_levels": args.num_levels, "start_level": args.start_level}
     header |= {"distribution_mode": args.distribution_mode, "size": args.network}
     header |= {"seed": args.seed, "deterministic": False}
     if state:
         log = state["log"]
+        if log.get("teacher", teacher_header) != teacher_header:
+            raise UserError(f"--resume {run_dir}: its teacher has changed; put the first one back")
         for name, part in parts.items():
             part.load_state_dict(state[name])
         restore_random_numbers(state)
@@ -871,7 +891,7 @@ def train(args: Args) -> dict:
         scores = score_levels(teacher, eval_envs, args.teacher_episodes, eval_seed)
         log["teacher_score"], log["teacher_score_training"] = (kind["score"] for kind in scores)
         warnings_found = [warning, compare_with_header(log["teacher_score"], teacher_header)]
-        log["warnings"] = [text for text in warnings_found if text]
+        log |= {"teacher": teacher_header, "warnings": [text for text in warnings_found if text]}
     for text in log["warnings"]:
         print(f"WARNING: {text}")
     scores = [score_text(log[key]) for key in ("teacher_score", "teacher_score_training")]
@@ -1004,7 +1024,7 @@ def train(args: Args) -> dict:
     save_agent(agent, run_dir / "agent.safetensors", header)
     result = {"script": script, "args": asdict(args), "steps": total, **log, **unseen}
     result |= {f"{key}_training": value for key, value in training.items()}
-    result |= {"teacher": teacher_header, "teacher_score": teacher_score}
+    result |= {"teacher_score": teacher_score}
     result |= {"teacher_score_training": teacher_score_training, "fraction_of_teacher": fraction}
     result |= {"steps_to_90_percent": reached[0] if reached else None}
     result |= {"steps_per_second": total / log["seconds"], **describe_software()}

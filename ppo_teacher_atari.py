@@ -57,7 +57,7 @@ class Args:
     num_envs: int = 18
     """environments stepped side by side, N (Table 3)"""
     env_threads: int | None = None
-    """CPU threads of the simulator; unset: one per core"""
+    """CPU threads of the simulator; unset: as many as torch takes, one per core"""
     device: str = "auto"
     """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     torch_threads: int | None = None
@@ -164,7 +164,8 @@ def check_args(args) -> None:
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
+        ("seed", "from 0 to 2**30", lambda value: 0 <= value <= 2**30),
+        ("start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
         ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
         ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
         ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
@@ -190,7 +191,7 @@ def find_rom(env_id: str) -> str:
     from ale_py import roms
 
     refused = f"--env-id {env_id}: "
-    found = re.fullmatch(r"(\w+)NoFrameskip-v4", env_id)
+    found = re.fullmatch(r"([A-Z][A-Za-z0-9]*)NoFrameskip-v4", env_id)
     if not found:
         advice = "give one like PongNoFrameskip-v4; for others use the scripts of their suite"
         raise UserError(f"{refused}no Atari id; {advice}")
@@ -523,12 +524,20 @@ def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
 
 
 def write_whole(path: Path, write) -> None:
-    """Have `write(path)` write a file that appears at `path` complete or not at all."""
+    """Have `write(path)` write a file that appears at `path` complete or not at all.
+
+    Raises UserError where it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        write(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        advice = "mend that, then go on with --resume from the last checkpoint"
+        raise UserError(f"{path} cannot be written: {reason}; {advice}") from error
 
 
 def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
@@ -552,7 +561,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
     try:
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = file.metadata() or {}
+            ours = metadata.get("format") == json.dumps("ppd-agent-1")
+            header = {key: json.loads(value) for key, value in metadata.items()} if ours else {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         # Only now: a sound file starts with its header's length, which may be these bytes too.
@@ -562,7 +573,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
-    if header.get("format") != "ppd-agent-1":
+    if not ours:
         reason = "safetensors, but not an agent of this project"
         raise UserError(f"{refused}{reason}; train one with a script of this project")
     for name, tensor in tensors.items():
@@ -698,7 +709,7 @@ def score_games(env_id: str, returns: list[float], lengths: list[int]) -> dict:
     """`summarize`, and the human-normalised mean: 0 is random play, 1 a human.
 
     A deterministic policy plays the same game after the same no-ops: `distinct` tells how many of
-    the games differ in return or length.
+    the games differ in return or length; there may be more.
     """
     score = summarize(returns) | {"distinct": len(set(zip(returns, lengths, strict=True)))}
     bases = base_scores(env_id)
@@ -716,7 +727,7 @@ def score_text(score: dict) -> str:
 
 def game_score_text(score: dict) -> str:
     """`score_games`' answer as text: mean ± standard error, human-normalised, distinct games."""
-    text = f"{score_text(score)}, {score['distinct']} distinct"
+    text = f"{score_text(score)}, at least {score['distinct']} distinct"
     if "human_normalized" in score:
         text += f", human-normalised {score['human_normalized']:.2f}"
     return text
@@ -726,7 +737,7 @@ def game_score_text(score: dict) -> str:
 
 
 def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
-    """One thread, or one per core, whichever runs the critic over a minibatch (M, …) faster.
+    """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
 
     Where another process uses a core as well, threads wait for each other, and two can be slower
     than one: so it is measured, not assumed.
@@ -806,9 +817,6 @@ def train(args: Args) -> dict:
 
     agent = PixelAgent(obs_shape, num_actions, args.network).to(device)
     agent.bfloat16 = args.bfloat16
-    if args.compile:
-        for network in (agent.actor, agent.critic):
-            network.compile(mode="reduce-overhead", dynamic=False)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward, track_episodes = RewardNormalizer(N), EpisodeStatistics(N)
@@ -819,10 +827,14 @@ def train(args: Args) -> dict:
         sample = torch.zeros((16, *obs_shape), device=device)
         args.torch_threads = faster_thread_count(agent, sample)
     torch.set_num_threads(args.torch_threads)
+    if args.compile:
+        for network in (agent.actor, agent.critic):
+            network.compile(mode="reduce-overhead", dynamic=False)
     header = {"format": "ppd-agent-1", "suite": "atari", "script": script, "env_id": args.env_id}
     header |= {"frame_skip": args.frame_skip, "size": args.network}
     header |= {"seed": args.seed, "deterministic": True}
     if state:
+        print(f"{args.env_id}: playing the running games again from their starts")
         log = state["log"]
         for name, part in parts.items():
             part.load_state_dict(state[name])

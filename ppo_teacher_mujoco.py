@@ -12,6 +12,7 @@ The paper's environments: Ant, HalfCheetah, Hopper, Humanoid and Swimmer, each -
 Symbols: T steps per rollout, N environments, B = T·N samples, M minibatch, D observation, A action.
 """
 
+import atexit
 import importlib.metadata
 import json
 import multiprocessing
@@ -163,7 +164,8 @@ def check_args(args) -> None:
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
+        ("seed", "from 0 to 2**30", lambda value: 0 <= value <= 2**30),
+        ("start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
         ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
         ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
         ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
@@ -191,11 +193,15 @@ def make_mujoco_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     with warnings.catch_warnings():
         # The paper's environments are the v4 ones: the advice to take v5 would change its numbers.
         warnings.filterwarnings("ignore", message=".*The environment .* is out of date.*")
+        warnings.filterwarnings("ignore", message=".*Using the latest versioned environment.*")
         try:
-            env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
-        except (gym.error.Error, ImportError) as error:
+            options = {"render_mode": render_mode} if render_mode else {}  # not all take one
+            env = gym.make(env_id, disable_env_checker=True, **options)
+        except (gym.error.Error, ImportError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
+    if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
+        raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
     for name, space in [("observations", env.observation_space), ("actions", env.action_space)]:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"--env-id {env_id}: its {name} are {space}; use an id with flat Boxes")
@@ -326,6 +332,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
             worker_pipe.close()
             self.pipes.append(pipe)
             self.workers.append(worker)
+        # Before multiprocessing waits, at the end, for workers that wait for their pipe to close.
+        atexit.register(self.close)
         self.own_envs = {row: make_mujoco_env(env_id) for row in own_rows}
 
     def ask(self, command: str, argument=None) -> list:
@@ -380,6 +388,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
 
     def close(self) -> None:
         """End the worker processes, and the environments of this one."""
+        atexit.unregister(self.close)
         for pipe in self.pipes:
             pipe.close()
         for worker in self.workers:
@@ -580,12 +589,20 @@ def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
 
 
 def write_whole(path: Path, write) -> None:
-    """Have `write(path)` write a file that appears at `path` complete or not at all."""
+    """Have `write(path)` write a file that appears at `path` complete or not at all.
+
+    Raises UserError where it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        write(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        advice = "mend that, then go on with --resume from the last checkpoint"
+        raise UserError(f"{path} cannot be written: {reason}; {advice}") from error
 
 
 def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
@@ -609,7 +626,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
     try:
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = file.metadata() or {}
+            ours = metadata.get("format") == json.dumps("ppd-agent-1")
+            header = {key: json.loads(value) for key, value in metadata.items()} if ours else {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         # Only now: a sound file starts with its header's length, which may be these bytes too.
@@ -619,7 +638,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
-    if header.get("format") != "ppd-agent-1":
+    if not ours:
         reason = "safetensors, but not an agent of this project"
         raise UserError(f"{refused}{reason}; train one with a script of this project")
     for name, tensor in tensors.items():
@@ -745,7 +764,7 @@ def score_text(score: dict) -> str:
 
 
 def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
-    """One thread, or one per core, whichever runs the critic over a minibatch (M, …) faster.
+    """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
 
     Where another process uses a core as well, threads wait for each other, and two can be slower
     than one: so it is measured, not assumed.

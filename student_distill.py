@@ -17,6 +17,7 @@ Symbols: T steps per rollout, N environments, B = T·N samples, A actions; obser
 MuJoCo, frames (B, C, H, W) on Atari and Procgen.
 """
 
+import atexit
 import importlib.metadata
 import json
 import multiprocessing
@@ -46,7 +47,7 @@ import torch.nn as nn
 import tyro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -162,7 +163,7 @@ class AtariArgs(Args):
     frame_skip: int = 4
     """frames for which an action is held; the paper's text says 1, its code 4"""
     env_threads: int | None = None
-    """CPU threads of the simulator; unset: one per core"""
+    """CPU threads of the simulator; unset: as many as torch takes, one per core"""
     smaller_cnn: Literal["table", "text"] = "table"
     """what "smaller" is: as the paper's Table 4 counts it, or as its text describes it"""
     eval_every: int = 200_000
@@ -180,7 +181,7 @@ class ProcgenArgs(Args):
     distribution_mode: Literal["easy", "hard"] = "easy"
     """difficulty of the levels (Appendix A.3: easy)"""
     env_threads: int | None = None
-    """CPU threads of the simulator; unset: one per core"""
+    """CPU threads of the simulator; unset: as many as torch takes, one per core"""
     smaller_cnn: Literal["table", "text"] = "table"
     """what "smaller" is: as the paper's Table 4 counts it, or as its text describes it"""
     eval_every: int = 200_000
@@ -217,7 +218,8 @@ def check_args(args) -> None:
     rules = [
         (counts, "at least 1", lambda value: value >= 1),
         ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
+        ("seed", "from 0 to 2**30", lambda value: 0 <= value <= 2**30),
+        ("start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
         ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
         ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
         ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
@@ -245,11 +247,15 @@ def make_mujoco_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     with warnings.catch_warnings():
         # The paper's environments are the v4 ones: the advice to take v5 would change its numbers.
         warnings.filterwarnings("ignore", message=".*The environment .* is out of date.*")
+        warnings.filterwarnings("ignore", message=".*Using the latest versioned environment.*")
         try:
-            env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
-        except (gym.error.Error, ImportError) as error:
+            options = {"render_mode": render_mode} if render_mode else {}  # not all take one
+            env = gym.make(env_id, disable_env_checker=True, **options)
+        except (gym.error.Error, ImportError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
+    if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
+        raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
     for name, space in [("observations", env.observation_space), ("actions", env.action_space)]:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"--env-id {env_id}: its {name} are {space}; use an id with flat Boxes")
@@ -380,6 +386,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
             worker_pipe.close()
             self.pipes.append(pipe)
             self.workers.append(worker)
+        # Before multiprocessing waits, at the end, for workers that wait for their pipe to close.
+        atexit.register(self.close)
         self.own_envs = {row: make_mujoco_env(env_id) for row in own_rows}
 
     def ask(self, command: str, argument=None) -> list:
@@ -434,6 +442,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
 
     def close(self) -> None:
         """End the worker processes, and the environments of this one."""
+        atexit.unregister(self.close)
         for pipe in self.pipes:
             pipe.close()
         for worker in self.workers:
@@ -451,7 +460,7 @@ def find_rom(env_id: str) -> str:
     from ale_py import roms
 
     refused = f"--env-id {env_id}: "
-    found = re.fullmatch(r"(\w+)NoFrameskip-v4", env_id)
+    found = re.fullmatch(r"([A-Z][A-Za-z0-9]*)NoFrameskip-v4", env_id)
     if not found:
         advice = "give one like PongNoFrameskip-v4; for others use the scripts of their suite"
         raise UserError(f"{refused}no Atari id; {advice}")
@@ -916,6 +925,13 @@ def value_loss(values, returns):
     return (values - returns).square().mean()
 
 
+def kl_divergence(p, q):
+    """KL(p ‖ q) per state; torch's own is infinite where a categorical's probability underflows."""
+    if isinstance(p, Categorical):
+        return (p.probs * (p.logits - q.logits)).sum(-1)
+    return torch.distributions.kl_divergence(p, q)
+
+
 def policy_kl(teacher_dist, student_dist, direction):
     """KL divergence per state, summed over action dimensions: distributions over (M,) to (M,)."""
     if direction == "forward":
@@ -933,12 +949,20 @@ def supervised_loss(kl, entropy_loss, v_loss, ent_coef, vf_coef):
 
 
 def write_whole(path: Path, write) -> None:
-    """Have `write(path)` write a file that appears at `path` complete or not at all."""
+    """Have `write(path)` write a file that appears at `path` complete or not at all.
+
+    Raises UserError where it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        write(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        advice = "mend that, then go on with --resume from the last checkpoint"
+        raise UserError(f"{path} cannot be written: {reason}; {advice}") from error
 
 
 def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
@@ -962,7 +986,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         raise UserError(f"{refused}{error.strerror}; {advice}") from error
     try:
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = file.metadata() or {}
+            ours = metadata.get("format") == json.dumps("ppd-agent-1")
+            header = {key: json.loads(value) for key, value in metadata.items()} if ours else {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         # Only now: a sound file starts with its header's length, which may be these bytes too.
@@ -972,7 +998,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             raise UserError(f"{refused}{reason}; {advice}") from error
         reason = f"cut off, damaged or not safetensors ({error})"
         raise UserError(f"{refused}{reason}; copy it again or train anew") from error
-    if header.get("format") != "ppd-agent-1":
+    if not ours:
         reason = "safetensors, but not an agent of this project"
         raise UserError(f"{refused}{reason}; train one with a script of this project")
     for name, tensor in tensors.items():
@@ -1005,7 +1031,7 @@ def load_mujoco_teacher(args, envs) -> tuple[MujocoAgent, dict, str | None]:
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     if not Path(path).exists():
         advice = f"train one with `python ppo_teacher_mujoco.py --env-id {args.env_id}`"
-        raise UserError(f"teacher {path}: no such file; give --teacher, or {advice}")
+        raise UserError(f"teacher {path}: no such file; put it there, give --teacher, or {advice}")
     teacher, header = load_mujoco_agent(path, choose_device(args.device))
     shapes = (*teacher.obs_mean.shape, *teacher.action_low.shape)
     wanted = (*envs.single_observation_space.shape, *envs.single_action_space.shape)
@@ -1040,7 +1066,7 @@ def load_atari_teacher(args, num_actions: int) -> tuple[PixelAgent, dict, str | 
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     if not Path(path).exists():
         advice = f"train one with `python ppo_teacher_atari.py --env-id {args.env_id}`"
-        raise UserError(f"teacher {path}: no such file; give --teacher, or {advice}")
+        raise UserError(f"teacher {path}: no such file; put it there, give --teacher, or {advice}")
     teacher, header = load_atari_agent(path, choose_device(args.device))
     found = len(teacher.actor[1].bias)
     if found != num_actions:
@@ -1076,7 +1102,7 @@ def load_procgen_teacher(args) -> tuple[PixelAgent, dict, str | None]:
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     if not Path(path).exists():
         advice = f"train one with `python ppo_teacher_procgen.py --env-id {args.env_id}`"
-        raise UserError(f"teacher {path}: no such file; give --teacher, or {advice}")
+        raise UserError(f"teacher {path}: no such file; put it there, give --teacher, or {advice}")
     teacher, header = load_procgen_agent(path, choose_device(args.device))
     keys = ("env_id", "distribution_mode", "num_levels", "start_level")
     found = [(key, header.get(key), getattr(args, key)) for key in keys]
@@ -1209,7 +1235,7 @@ def score_games(env_id: str, returns: list[float], lengths: list[int]) -> dict:
     """`summarize`, and the human-normalised mean: 0 is random play, 1 a human.
 
     A deterministic policy plays the same game after the same no-ops: `distinct` tells how many of
-    the games differ in return or length.
+    the games differ in return or length; there may be more.
     """
     score = summarize(returns) | {"distinct": len(set(zip(returns, lengths, strict=True)))}
     bases = base_scores(env_id)
@@ -1227,7 +1253,7 @@ def score_text(score: dict) -> str:
 
 def game_score_text(score: dict) -> str:
     """`score_games`' answer as text: mean ± standard error, human-normalised, distinct games."""
-    text = f"{score_text(score)}, {score['distinct']} distinct"
+    text = f"{score_text(score)}, at least {score['distinct']} distinct"
     if "human_normalized" in score:
         text += f", human-normalised {score['human_normalized']:.2f}"
     return text
@@ -1294,7 +1320,7 @@ def build_procgen(args, device: torch.device, cores: int):
 
 
 def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
-    """One thread, or one per core, whichever runs the critic over a minibatch (M, …) faster.
+    """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
 
     Where another process uses a core as well, threads wait for each other, and two can be slower
     than one: so it is measured, not assumed.
@@ -1402,6 +1428,8 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
         if None in state["envs"].get("simulators", []):
             print(f"{args.env_id}: its simulator cannot be saved, so its running episodes restart")
             lost, _ = ["envs", "track_episodes"], envs.reset(seed=args.seed + log["iteration"])
+        if log.get("teacher", teacher_header) != teacher_header:
+            raise UserError(f"--resume {run_dir}: its teacher has changed; put the first one back")
         for name in parts.keys() - lost:
             parts[name].load_state_dict(state[name])
         restore_random_numbers(state)
@@ -1422,7 +1450,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
         teacher_scores = score_agent(args, teacher, eval_envs, args.teacher_episodes)
         log["teacher_score"] = teacher_scores[""]["score"]
         warnings_found = [warning, compare_with_header(log["teacher_score"], teacher_header)]
-        log["warnings"] = [text for text in warnings_found if text]
+        log |= {"teacher": teacher_header, "warnings": [text for text in warnings_found if text]}
     for text in log["warnings"]:
         print(f"WARNING: {text}")
     print(f"teacher: {score_text(log['teacher_score'])} over {args.teacher_episodes} episodes")
@@ -1526,7 +1554,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     for name in eval_envs:
         result |= {f"{key}{name}": value for key, value in scores[name].items()}
         result[f"teacher_score{name}"] = teacher_scores[name]["score"]
-    result |= {"teacher": teacher_header, "fraction_of_teacher": fraction}
+    result |= {"fraction_of_teacher": fraction}
     result |= {"steps_to_90_percent": reached[0] if reached else None}
     result |= {"steps_per_second": total / log["seconds"], **describe_software()}
     write_whole(run_dir / "result.json", lambda path: path.write_text(json.dumps(result)))

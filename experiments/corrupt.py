@@ -83,7 +83,9 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     try:
         header = corrupt(args)
-    except UserError as error:
+    except Exception as error:
+        if type(error).__name__ != "UserError":  # each script has its own
+            raise
         print(f"experiments.corrupt: error: {error}", file=sys.stderr)
         sys.exit(2)
     score, original = header["score"], header["original_score"]

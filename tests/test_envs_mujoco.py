@@ -172,6 +172,21 @@ def alive(pid):
         return False
 
 
+@pytest.mark.parametrize("end", ["raise ValueError", "pass"])
+def test_a_process_that_never_closes_its_pool_ends(end):
+    """At its end Python waits for the workers, which wait for their pipes to close."""
+    code = f"""
+from ppd_mujoco import MujocoVectorEnv, catch_stop_signals
+if __name__ == "__main__":
+    catch_stop_signals()  # so that SIGTERM ends nothing
+    envs = MujocoVectorEnv("Pendulum-v1", 4, 2)
+    envs.reset(seed=1)
+    {end}
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=-1, timeout=60)
+    assert process.returncode == (end != "pass")
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 def test_a_killed_run_leaves_no_worker_behind():
     code = "import time; from ppd_mujoco import MujocoVectorEnv as E; e = E('Pendulum-v1', 3, 3);"

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -39,6 +40,20 @@ def test_repeats_the_final_score_of_the_run(run, monkeypatch, capsys):
     score = json.loads((run / "result.json").read_text())["score"]
     assert status == 0 and len(rows) == 2 and rows[0] == rows[1]
     assert rows[0][5] == f"{score['mean']:.1f} ± {score['standard_error']:.1f}"
+
+
+def test_refusals_of_any_script_are_one_line(run, tmp_path, monkeypatch, capsys):
+    """Each script has a UserError of its own."""
+    tensors, header = script.read_checkpoint(run / "agent.safetensors")
+    agent = SimpleNamespace(state_dict=lambda: tensors)
+    for name in ("ppo_teacher_mujoco", "student_distill"):
+        path = tmp_path / f"{name}.safetensors"
+        script.save_agent(agent, path, header | {"script": name, "hidden_sizes": [9]})
+        status, _, errors = call(monkeypatch, capsys, path)
+        assert status == 2 and len(errors.splitlines()) == 1
+        assert f"checkpoint {path}: its weights do not have the sizes" in errors
+    status, _, errors = call(monkeypatch, capsys, run / "agent.safetensors", "--seed", -1)
+    assert status == 2 and "--seed -1: must be from 0" in errors
 
 
 def test_another_seed_plays_other_episodes(run, monkeypatch, capsys):

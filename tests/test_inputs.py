@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from helpers import MUJOCO_SCRIPTS, ROOT, has_teacher, load, run_main, save_mujoco_teacher
+from safetensors.torch import save_file
 
 PPD_SCRIPTS = [name for name in MUJOCO_SCRIPTS if has_teacher(name)]
 QUICK = ["--num-envs", 2, "--num-workers", 1, "--total-timesteps", 1]
@@ -64,6 +65,8 @@ BAD_VALUES = [
     ("--env-id PongNoFrameskip-v4", "Atari", "ppo_teacher_atari.py"),
     ("--env-id ALE/Pong-v5", "Atari", "ppo_teacher_atari.py"),
     ("--env-id CartPole-v1", "Discrete", "Boxes"),
+    ("--env-id :Hopper-v4", ":Hopper-v4", "Hopper-v4"),
+    ("--env-id Hopper", "which version", "Hopper-v5"),
     ("--num-envs 0", "--num-envs", "at least 1"),
     ("--num-envs -3", "--num-envs", "at least 1"),
     ("--num-workers 0", "--num-workers", "at least 1"),
@@ -82,7 +85,8 @@ BAD_VALUES = [
     ("--clip-coef -0.2", "--clip-coef", "above 0"),
     ("--gamma 1.5", "--gamma", "between 0 and 1"),
     ("--gae-lambda -1", "--gae-lambda", "between 0 and 1"),
-    ("--seed -1", "--seed", "0 or more"),
+    ("--seed -1", "--seed", "from 0 to 2**30"),
+    ("--seed 99999999999999999999", "--seed", "from 0 to 2**30"),
     ("--device nonsense", "nonsense", "cpu"),
     ("--device meta", "meta", "cpu"),
     ("--resume nowhere", "nowhere", "runs/"),
@@ -154,6 +158,8 @@ def damaged_teacher(kind, good):
         elif kind == "no sizes":
             del header["hidden_sizes"]
         script.save_agent(agent, path, header)
+    if kind == "foreign, as Hugging Face writes it":
+        save_file({"weight": torch.zeros(2)}, path, metadata={"format": "pt"})
     return path
 
 
@@ -173,6 +179,7 @@ def damaged_teacher(kind, good):
         ("no sizes", "sizes"),
         ("other suite", "atari"),
         ("foreign", "not an agent"),
+        ("foreign, as Hugging Face writes it", "not an agent"),
         ("NaN", "NaN"),
     ],
 )

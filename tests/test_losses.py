@@ -133,10 +133,20 @@ PPD_MUTATIONS = [
 ]
 
 
+PIXEL_MUTATIONS = [
+    ("kl_divergence", "p.probs * ", ""),
+    ("kl_divergence", "p.probs", "q.probs"),
+    ("kl_divergence", "p.logits - q.logits", "p.logits"),
+    ("kl_divergence", "p.logits - q.logits", "q.logits - p.logits"),
+    ("kl_divergence", ".sum(-1)", ".mean(-1)"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "function", "old", "new"),
     [(name, *mutation) for name in PPO_SCRIPTS for mutation in PPO_MUTATIONS]
-    + [(name, *mutation) for name in PPD_SCRIPTS for mutation in PPD_MUTATIONS],
+    + [(name, *mutation) for name in PPD_SCRIPTS for mutation in PPD_MUTATIONS]
+    + [(name, *m) for name in PPD_SCRIPTS if "mujoco" not in name for m in PIXEL_MUTATIONS],
 )
 def test_a_changed_factor_is_seen(name, function, old, new):
     """The check above fails when any one factor of a loss is changed in any one file."""
@@ -144,6 +154,21 @@ def test_a_changed_factor_is_seen(name, function, old, new):
         old, new = f"return kl_divergence{old}", f"return kl_divergence{new}"
     with pytest.raises(AssertionError):
         check_against_oracle(mutant(name, function, old, new), has_teacher(name))
+
+
+@pytest.mark.parametrize("name", ["ppd_atari", "ppd_procgen", "student_distill"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_kl_of_a_teacher_who_is_very_sure(name, direction):
+    """Its probabilities underflow, as those of a corrupted teacher do; the KL stays finite."""
+    sure, unsure = torch.tensor([[0.0, 120.0, -90.0]]), torch.tensor([[0.3, 0.1, -0.2]])
+    script, pair = load(name), [sure, unsure.requires_grad_()]
+    dists = [script.PixelAgent.distribution(None, logits) for logits in pair]
+    exact = [torch.log_softmax(logits.detach().double(), -1) for logits in pair]
+    p, q = exact if direction == "forward" else exact[::-1]
+    kl = script.policy_kl(*dists, direction)
+    torch.testing.assert_close(kl.double(), (p.exp() * (p - q)).sum(-1))
+    kl.sum().backward()
+    assert unsure.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", PPD_SCRIPTS)

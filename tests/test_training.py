@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,6 +211,32 @@ def test_ctrl_c_saves_and_says_how_to_go_on(hopper_teacher, tmp_path):
     assert status == 130
     assert f"python ppd_mujoco.py --resume {tmp_path / 'stopped'}" in output
     assert "Traceback" not in errors
+
+
+def test_a_resumed_run_wants_its_first_teacher(monkeypatch, tmp_path):
+    script = load("ppd_mujoco")
+    args = fake_run(script, monkeypatch, tmp_path)
+    script.train(args)
+    (tmp_path / "run" / "result.json").unlink()
+    script.train(script.Args(resume=args.run_dir))  # the same teacher
+    (tmp_path / "run" / "result.json").unlink()
+    agent, header = script.load_mujoco_agent(args.teacher)
+    script.save_agent(agent, Path(args.teacher), header | {"seed": 2})
+    with pytest.raises(script.UserError, match="its teacher has changed"):
+        script.train(script.Args(resume=args.run_dir))
+
+
+@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
+@pytest.mark.parametrize("file", ["training_state.pt", "agent.safetensors"])
+def test_a_run_that_cannot_save_says_so(name, file, monkeypatch, tmp_path):
+    """A full disk, a folder that is gone or read-only; here, a folder in the file's place."""
+    script = load(name)
+    args = fake_run(script, monkeypatch, tmp_path)
+    script.train(args)
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / f"{file}.partial").mkdir()
+    with pytest.raises(script.UserError, match=f"{file} cannot be written: .*--resume"):
+        script.train(script.Args(resume=args.run_dir))
 
 
 @pytest.mark.parametrize("name", MUJOCO_SCRIPTS)

@@ -89,8 +89,23 @@ def oracle_gradient(agent, obs, batch, coefs, max_norm):
     return [g * min(1, max_norm / (norm + 1e-6)) for g in gradient]
 
 
+def check_adam(args, recorded):
+    """From one gradient to the next the parameters take Adam's step (Kingma and Ba, 2015)."""
+    moments = [(0.0, 0.0)] * len(recorded[0])
+    for t, (before, after) in enumerate(zip(recorded, recorded[1:], strict=False), 1):
+        for i, ((value, gradient), (result, _)) in enumerate(zip(before, after, strict=True)):
+            first, second = moments[i]
+            gradient = gradient.double()
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            moments[i] = first, second
+            deviation = (second / (1 - 0.999**t)).sqrt() + args.adam_eps
+            step = args.learning_rate * first / (1 - 0.9**t) / deviation
+            np.testing.assert_allclose(result, value.double() - step, rtol=1e-4, atol=1e-5)
+
+
 def check_run(script, args, teacher, steps, parameters, permutations):
-    """Every gradient of the run is the oracle's."""
+    """Every gradient of the run is the oracle's, and every step Adam's."""
+    check_adam(args, parameters)
     scale_reward, seen, ratios = oracle.RewardScale(N), [], []
     parameters, permutations = iter(parameters), iter(permutations)
     frozen = teacher and (teacher.obs_mean, teacher.obs_var)
@@ -179,6 +194,9 @@ MUTATIONS = [
     ("args.ent_coef, args.vf_coef)", "args.ent_coef, 1.0)"),
     ("args.ent_coef, args.vf_coef)", "0.0, args.vf_coef)"),
     ("optimizer.zero_grad()", "None"),
+    ('"lr": args.learning_rate', '"lr": 0.029'),
+    ('"eps": args.adam_eps', '"eps": 1e-8'),
+    ('"fused": True', '"fused": True, "weight_decay": 0.01'),
     (".log_prob(b_actions)  # (B,)", ".log_prob(b_actions * 0.9)  # (B,)"),
     ("if final_obs:", "if False:"),
     ("terminations[t], truncations[t], infos", "truncations[t], terminations[t], infos"),
