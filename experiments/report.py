@@ -387,6 +387,38 @@ def table_5(results: Results) -> str:
     return markdown("Table 5: scores in each environment", text, header, rows)
 
 
+def table_mujoco(results: Results) -> str:
+    """Table 1's MuJoCo row, environment by environment: small enough for the README."""
+    grid, rows = list(product(SIZES, METHODS)), []
+    for env_id in MUJOCO:
+        teachers = results.select("teachers", [env_id])[0][env_id]
+        cells = []
+        for size, method in grid:
+            found = results.select("sizes", [env_id], method=method, size=size)[0][env_id]
+            fractions = [fraction(row) for row in found if fraction(row) is not None]
+            cells.append(f"{fmean(fractions):.3f}" if fractions else "–")
+        seeds = ", ".join(str(row["seed"]) for row in teachers) or "–"
+        rows.append([env_id, "ours", seeds, score_cell(teachers, len(teachers)), *cells])
+        teacher, *students = paper.TABLE_5[env_id]
+        ratios = [f"{student / teacher:.2f}" for student in students]
+        rows.append(["", "paper", "five", number(teacher), *ratios])
+    ours, theirs = [], []
+    for size, method in grid:
+        found = results.select("sizes", MUJOCO, method=method, size=size)[0]
+        known = {env_id: [fraction(row) for row in rows] for env_id, rows in found.items()}
+        known = {env_id: [f for f in values if f is not None] for env_id, values in known.items()}
+        # An environment that is missing would make this another aggregate.
+        complete = all(known.values())
+        ours.append(f"{stats.aggregate(known).mean:.3f}" if complete else "–")
+        theirs.append("{:.2f}".format(paper.TABLE_1["mujoco"][size][METHODS.index(method)][0]))
+    rows.append(["all four", "ours", "", "", *ours])
+    rows.append(["", "paper", "", "", *theirs])
+    header = ["environment", "", "seeds", "teacher's score"]
+    header += [f"{size} {SHORT[method]}" for size, method in grid]
+    text = NOTE + " The paper's in each environment: its mean scores divided (Table 5)."
+    return markdown("MuJoCo: teachers, and students as a fraction of them", text, header, rows)
+
+
 def table_imperfect(
     results: Results, title: str, study: str, envs, numbers: dict, levels=""
 ) -> str:
@@ -574,6 +606,7 @@ def make_tables(rows: dict, curves: dict) -> dict[str, str]:
         "table_1.md": table_1(results),
         "table_2.md": table_2(results),
         "table_5.md": table_5(results),
+        "mujoco.md": table_mujoco(results),
         "table_6.md": table_imperfect(
             results, "Table 6: imperfect teachers, larger students", "imperfect", IMPERFECT,
             paper.TABLE_6,

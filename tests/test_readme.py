@@ -87,3 +87,13 @@ def test_the_demos_fractions_are_those_of_its_runs():
     fractions = " / ".join(f"{result['fraction_of_teacher']:.3f}" for result in results)
     assert fractions in read(ROOT / "README.md")
     assert [result["args"]["seed"] for result in results] == [100, 200, 300, 400, 500]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_published_tables_are_the_reports(name):
+    """Every row of ours or the paper's stands, to the character, in a table of the report."""
+    lines = (ROOT / name).read_text().splitlines()
+    rows = {line for line in lines if re.match(r"\|.*\| (ours|paper) \| ", line)}
+    made = "\n".join(path.read_text() for path in ROOT.glob("experiments/results/*.md"))
+    assert len(rows) >= 10
+    assert rows <= set(made.splitlines())

@@ -94,11 +94,13 @@ def results(tmp_path_factory):
     return folder / "results"
 
 
+AGGREGATE = np.exp(np.mean(np.log([1.1, 1.1, 1.1, 1.2])))
+
+
 def test_tables_of_a_few_runs(results):
     ours = cells((results / "table_1.md").read_text(), "mujoco", "larger", "ours")
     # 1.1, 1.2 three times and 0.01 twice: the middle four are 1.1, 1.1, 1.1, 1.2.
-    mean = np.exp(np.mean(np.log([1.1, 1.1, 1.1, 1.2])))
-    assert ours[2].startswith(f"{mean:.2f} [") and ours[:2] == ["–", "–"]
+    assert ours[2].startswith(f"{AGGREGATE:.2f} [") and ours[:2] == ["–", "–"]
     assert ours[2].endswith("], 8 of 20 runs, 2 at ≤ 0.01")
     ours = cells((results / "table_1.md").read_text(), "mujoco", "same", "ours")
     assert ours == ["0.90 n=1, 1 of 20 runs", "–", "–"]
@@ -109,6 +111,16 @@ def test_tables_of_a_few_runs(results):
     assert ours[3:] == ["0.50 n=1, 1 of 5 runs"] * 3
     ours = cells((results / "lambda_mujoco.md").read_text(), "Hopper-v4", "0.5")
     assert ours == ["1.50 n=1, 1 of 5 runs", "1.20 M, 1 of 1 runs reached it"]
+
+
+def test_table_of_mujoco(results):
+    text = (results / "mujoco.md").read_text()
+    larger_ppd = 2 + 8  # after seeds and the teacher's score
+    assert cells(text, "Ant-v4", "ours")[:2] == ["100, 200", "3500"]
+    assert cells(text, "Ant-v4", "ours")[larger_ppd] == "1.150"
+    assert cells(text, "all four", "ours")[larger_ppd - 1 :] == ["–", f"{AGGREGATE:.3f}"]
+    paper = next(line for line in text.splitlines() if "3574" in line)  # 3490 of it, larger
+    assert paper.endswith("| 0.98 |")
 
 
 def test_runs_are_listed_with_their_origin(results):
