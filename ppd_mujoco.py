@@ -64,7 +64,7 @@ class Args:
     num_envs: int = 18
     """environments stepped side by side, N (Table 3)"""
     num_workers: int | None = None
-    """processes that share the environments, this one included; unset: one per core"""
+    """processes that share the environments, this one included; unset: one, or one per core"""
     device: str = "cpu"
     """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     torch_threads: int | None = None
@@ -826,6 +826,26 @@ def score_text(score: dict) -> str:
 # ------------------------------------------------------------------------------- Training
 
 
+def faster_worker_count(env_id: str, num_envs: int) -> int:
+    """One process, or one per core, whichever steps the environments faster.
+
+    Where another process uses a core as well, each step waits for the half that has to share it.
+    """
+    pools = {n: MujocoVectorEnv(env_id, num_envs, n) for n in {1, torch.get_num_threads()}}
+    seconds = dict.fromkeys(pools, 0.0)
+    for pool in pools.values():
+        pool.reset(seed=0)
+    actions = pool.action_space.sample()
+    for _ in range(50):
+        for workers, pool in pools.items():
+            start = time.perf_counter()
+            pool.step(actions)
+            seconds[workers] += time.perf_counter() - start
+    for pool in pools.values():
+        pool.close()
+    return min(seconds, key=seconds.get)
+
+
 def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
     """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
 
@@ -841,7 +861,8 @@ def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
             agent.value(obs).sum().backward()
             seconds[threads].append(time.perf_counter() - start)
     agent.zero_grad()
-    return min(seconds, key=lambda threads: statistics.median(seconds[threads]))
+    # means, for the few long waits are what counts, but for the first passes, which warm up
+    return min(seconds, key=lambda threads: statistics.fmean(seconds[threads][5:]))
 
 
 def catch_stop_signals() -> list[int]:
@@ -899,7 +920,7 @@ def train(args: Args) -> dict:
     check_args(args)
     torch.manual_seed(args.seed)
     device, T, N = choose_device(args.device), args.num_steps, args.num_envs
-    num_workers = args.num_workers or torch.get_num_threads()
+    num_workers = args.num_workers or faster_worker_count(args.env_id, N)
     envs = MujocoVectorEnv(args.env_id, N, num_workers)
     eval_envs, eval_seed = MujocoVectorEnv(args.env_id, 10, num_workers), 10_000 + args.seed
     (obs_dim,), box = envs.single_observation_space.shape, envs.single_action_space

@@ -716,7 +716,8 @@ def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
             agent.value(obs).sum().backward()
             seconds[threads].append(time.perf_counter() - start)
     agent.zero_grad()
-    return min(seconds, key=lambda threads: statistics.median(seconds[threads]))
+    # means, for the few long waits are what counts, but for the first passes, which warm up
+    return min(seconds, key=lambda threads: statistics.fmean(seconds[threads][5:]))
 
 
 def catch_stop_signals() -> list[int]:

@@ -149,7 +149,7 @@ class MujocoArgs(Args):
     env_id: str = "Hopper-v4"
     """the environment; those of the paper stand at the top of the script"""
     num_workers: int | None = None
-    """processes that share the environments, this one included; unset: one per core"""
+    """processes that share the environments, this one included; unset: one, or one per core"""
     device: str = "cpu"
     """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
     hidden_sizes: tuple[int, ...] | None = None
@@ -1278,7 +1278,7 @@ def score_agent(args, agent, eval_envs: dict, episodes: int) -> dict[str, dict]:
 
 def build_mujoco(args, device: torch.device, cores: int):
     """Environments, those to evaluate in, student, teacher, its header, a warning, a header."""
-    workers = args.num_workers or cores
+    workers = args.num_workers or faster_worker_count(args.env_id, args.num_envs)
     envs = MujocoVectorEnv(args.env_id, args.num_envs, workers)
     eval_envs = {"": MujocoVectorEnv(args.env_id, 10, workers)}
     teacher, teacher_header, warning = load_mujoco_teacher(args, envs)
@@ -1319,6 +1319,26 @@ def build_procgen(args, device: torch.device, cores: int):
     return envs, eval_envs, agent, teacher, teacher_header, warning, header
 
 
+def faster_worker_count(env_id: str, num_envs: int) -> int:
+    """One process, or one per core, whichever steps the environments faster.
+
+    Where another process uses a core as well, each step waits for the half that has to share it.
+    """
+    pools = {n: MujocoVectorEnv(env_id, num_envs, n) for n in {1, torch.get_num_threads()}}
+    seconds = dict.fromkeys(pools, 0.0)
+    for pool in pools.values():
+        pool.reset(seed=0)
+    actions = pool.action_space.sample()
+    for _ in range(50):
+        for workers, pool in pools.items():
+            start = time.perf_counter()
+            pool.step(actions)
+            seconds[workers] += time.perf_counter() - start
+    for pool in pools.values():
+        pool.close()
+    return min(seconds, key=seconds.get)
+
+
 def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
     """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
 
@@ -1334,7 +1354,8 @@ def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
             agent.value(obs).sum().backward()
             seconds[threads].append(time.perf_counter() - start)
     agent.zero_grad()
-    return min(seconds, key=lambda threads: statistics.median(seconds[threads]))
+    # means, for the few long waits are what counts, but for the first passes, which warm up
+    return min(seconds, key=lambda threads: statistics.fmean(seconds[threads][5:]))
 
 
 def catch_stop_signals() -> list[int]:
@@ -1454,7 +1475,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     for text in log["warnings"]:
         print(f"WARNING: {text}")
     print(f"teacher: {score_text(log['teacher_score'])} over {args.teacher_episodes} episodes")
-    print(f"{args.env_id}: simulator on {cores} cores, {args.torch_threads} torch threads")
+    print(f"{args.env_id}: {args.torch_threads} torch threads")
     taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
     if taken:
         print(f"the paper's {taken}")

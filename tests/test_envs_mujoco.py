@@ -172,6 +172,32 @@ def alive(pid):
         return False
 
 
+def test_the_faster_number_of_workers_is_taken(monkeypatch):
+    """Pools are timed side by side, and closed."""
+    closed = []
+
+    class TimedEnvs:
+        action_space = gym.spaces.Box(-1, 1, (2, 1))
+
+        def __init__(self, env_id, num_envs, num_workers):
+            self.num_workers = num_workers
+
+        def reset(self, seed):
+            pass
+
+        def step(self, actions):
+            time.sleep(0.002 if self.num_workers == slow else 0.0005)
+
+        def close(self):
+            closed.append(self.num_workers)
+
+    monkeypatch.setattr(script, "MujocoVectorEnv", TimedEnvs)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for slow in (1, 2):
+        assert script.faster_worker_count("Pendulum-v1", 2) == 3 - slow
+    assert sorted(closed) == [1, 1, 2, 2]
+
+
 @pytest.mark.parametrize("end", ["raise ValueError", "pass"])
 def test_a_process_that_never_closes_its_pool_ends(end):
     """At its end Python waits for the workers, which wait for their pipes to close."""
