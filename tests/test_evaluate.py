@@ -9,9 +9,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import evaluate
 import ppo_teacher_mujoco as script
+from experiments import film
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,34 @@ def test_video_plays(run, tmp_path, monkeypatch, capsys):
     # The hopper, the only thing that is orange, stays in the picture.
     orange = [(f[..., 0].astype(int) - f[..., 2] > 60).mean() for f in frames]
     assert min(orange) > 0.2 * max(orange) > 0
+
+
+def test_film_shows_checkpoints_side_by_side_in_real_time(run, tmp_path, monkeypatch, capsys):
+    checkpoint, out = str(run / "agent.safetensors"), str(tmp_path / "film.webp")
+    frames = [np.full((10, 20, 3), shade, np.uint8) for shade in range(0, 250, 10)]
+    monkeypatch.setattr(evaluate, "film_mujoco", lambda *_: ((f for f in frames), 100))
+    flags = ["--out", out, "--seconds", "0.4", "--frames-per-second", "20", "--width", "60"]
+    monkeypatch.setattr(sys, "argv", ["film", checkpoint, checkpoint, *flags])
+    film.main()
+    with Image.open(out) as pictures:
+        assert pictures.size == (120, 50)  # 60 x 30 and a line of text, twice
+        shades = []
+        for index in range(pictures.n_frames):
+            pictures.seek(index)
+            shades.append(np.array(pictures.convert("L"))[:30].mean())
+    assert len(shades) >= 6
+    # Every fifth of 100 frames a second; from the fifth picture on, the last of the episode's 25.
+    assert np.abs(np.array(shades) - [0, 50, 100, 150, 200, 240, 240, 240][: len(shades)]).max() < 4
+    assert "film.webp: 0.0 MB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere.safetensors"]])
+def test_film_refuses_in_one_line(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["film", *arguments, "--out", "film.webp"])
+    with pytest.raises(SystemExit, match="2"):
+        film.main()
+    _, err = capsys.readouterr()
+    assert len(err.splitlines()) == 1 and err.startswith("film: error: ")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""Film checkpoints side by side, in real time, as one animated WebP that a README can show.
+
+    python -m experiments.film teachers/*.safetensors --out docs/teachers.webp
+
+Each plays the first episode of its final score; one that ends sooner stays on its last frame.
+"""
+
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from PIL import Image, ImageDraw
+
+import evaluate
+
+
+@dataclass
+class Args:
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """agent.safetensors files, from left to right"""
+    out: str
+    """the file to write, .webp"""
+    seconds: float = 5.0
+    """how long it plays before it starts again"""
+    frames_per_second: int = 20
+    """pictures a second, whatever the simulators' own rates"""
+    width: int = 170
+    """pixels of each checkpoint's picture"""
+
+
+def film(path: str, args: Args) -> list[Image.Image]:
+    """One checkpoint's pictures, as many as `args` asks for. Raises the UserErrors of evaluate."""
+    _, header = evaluate.read_checkpoint(path)
+    script, suite = evaluate.import_script(path, header), header["suite"]
+    agent, _ = getattr(script, f"load_{suite}_agent")(path)
+    levels = ["unseen"] if suite == "procgen" else []
+    start = getattr(evaluate, f"film_{suite}")
+    frames, rate = start(script, agent, header, 10_000 + header["seed"], *levels)
+    wanted = np.arange(round(args.seconds * args.frames_per_second)) / args.frames_per_second
+    wanted = np.round(wanted * float(rate)).astype(int).tolist()
+    shown = list(islice(frames, wanted[-1] + 1))
+    frames.close()
+    return [label(shown[min(index, len(shown) - 1)], header, args.width) for index in wanted]
+
+
+def label(frame: np.ndarray, header: dict, width: int) -> Image.Image:
+    """A frame (H, W, 3) of that width, over its environment and score."""
+    picture = Image.fromarray(frame)
+    height = round(picture.height * width / picture.width)
+    panel = Image.new("RGB", (width, height + 20), "white")
+    panel.paste(picture.resize((width, height), Image.Resampling.LANCZOS))
+    text = header["env_id"]
+    if "score" in header:  # a run that was stopped has none yet
+        text += f": {header['score']['mean']:.0f}"
+    ImageDraw.Draw(panel).text((width / 2, height + 10), text, "black", anchor="mm", font_size=12)
+    return panel
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    try:
+        if not args.checkpoints or not args.out.endswith(".webp"):
+            raise evaluate.UserError("give one or more agent.safetensors, and --out FILE.webp")
+        films = [film(path, args) for path in args.checkpoints]
+    except Exception as error:
+        if type(error).__name__ != "UserError":  # each script has its own
+            raise
+        print(f"film: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    pictures = []
+    for panels in zip(*films, strict=True):
+        strip = Image.new("RGB", (args.width * len(panels), max(p.height for p in panels)), "white")
+        for column, panel in enumerate(panels):
+            strip.paste(panel, (column * args.width, 0))
+        pictures.append(strip)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    timing = {"duration": round(1000 / args.frames_per_second), "loop": 0}
+    small = {"quality": 30, "method": 6}
+    pictures[0].save(args.out, save_all=True, append_images=pictures[1:], **timing, **small)
+    print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
