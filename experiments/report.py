@@ -688,13 +688,22 @@ def draw_band(axes, groups: dict[str, list[dict]], curves, scale, label, style):
 def finish(axes, title: str, ylabel: str) -> None:
     axes.set(title=title, xlabel="environment steps", ylabel=ylabel)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+
+
+def share_legend(figure):
+    """One legend below all panels, where it hides no curve."""
+    entries = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    columns = max(1, round(figure.get_figwidth() / 2.4))
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, fontsize=8)
+    return figure
 
 
 def panels(count: int, width: float = 3.6):
-    columns = min(count, 4)
-    lines = -(-count // columns)
+    lines = -(-count // 4)
+    columns = -(-count // lines)
     size = (width * columns, 2.9 * lines)
     figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat[count:]:
@@ -738,7 +747,7 @@ def draw_suites(results: Results, curves: dict, size: str):
             draw_band(axes, found, curves, as_fraction, label, style)
         axes.axhline(1, color="black", linestyle="--", linewidth=1, label="teacher")
         finish(axes, f"{suite}, {size} students", "fraction of teacher, in training")
-    return figure
+    return share_legend(figure)
 
 
 def draw_evaluations(axes, rows: list[dict], curves: dict, colour: str) -> None:
@@ -774,7 +783,7 @@ def draw_environments(results: Results, curves: dict, suite: str):
         axes.axhline(line, color="black", linestyle="--", linewidth=1, label="teacher")
         ylabel = score_label(suite) if size == SIZES[0] else ""
         finish(axes, f"{plain_name(env_id)}, {size}", ylabel)
-    return figure
+    return share_legend(figure)
 
 
 def draw_teachers(results: Results, curves: dict, suite: str):
@@ -792,7 +801,7 @@ def draw_teachers(results: Results, curves: dict, suite: str):
         final = fmean(stats.normalize(env_id, row["score" + levels]) for row in found[env_id])
         axes.axhline(final, color="black", linestyle="--", linewidth=1, label="final score")
         finish(axes, plain_name(env_id), score_label(suite))
-    return figure
+    return share_legend(figure)
 
 
 def draw_sb3(results: Results, curves: dict):
@@ -811,7 +820,7 @@ def draw_sb3(results: Results, curves: dict):
             draw_evaluations(axes, found[env_id], curves, style[0])
         axes.set_xlim(0, SB3_STEPS)
         finish(axes, f"{plain_name(env_id)}, PPO", score_label("mujoco"))
-    return figure
+    return share_legend(figure)
 
 
 def draw_lambda(results: Results, curves: dict, study: str, envs):
@@ -837,7 +846,7 @@ def draw_lambda(results: Results, curves: dict, study: str, envs):
     axes.axhline(0.9, color="grey", linestyle="--", linewidth=1, label="90 % of the teacher")
     names = ", ".join(plain_name(env_id) for env_id in envs)
     finish(axes, f"PPD, larger students: {names}", "fraction of teacher, in training")
-    return figure
+    return share_legend(figure)
 
 
 def make_figures(rows: dict, curves: dict):
