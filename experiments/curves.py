@@ -2,7 +2,7 @@
 
 Thin: the mean raw return of each rollout's finished episodes (sampled actions), smoothed over 20
 rollouts. Dots: evaluations with deterministic actions. Dashed: the score of the teacher, where the
-runs are students'.
+runs are students'. A run that was stopped is drawn as far as its last checkpoint.
 """
 
 import json
@@ -11,27 +11,38 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]  # Okabe and Ito: safe for colour-blind eyes
+
+
+def read_run(run: Path) -> dict:
+    """A finished run's result.json, or the same of a stopped one, which has no score."""
+    if (run / "result.json").exists():
+        return json.loads((run / "result.json").read_text())
+    state = torch.load(run / "training_state.pt", weights_only=True)
+    return {"script": state["script"], "args": state["args"], **state["log"]}
 
 
 def draw(path: str, runs: list[str]) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     teacher = None
     for run, colour in zip(runs, COLOURS, strict=False):
-        result = json.loads((Path(run) / "result.json").read_text())
-        args, score = result["args"], result["score"]
-        label = (
-            f"{result['script']}, {' '.join(map(str, args['hidden_sizes']))}, seed {args['seed']}"
-        )
+        result = read_run(Path(run))
+        args, script = result["args"], result["script"]
+        size = args.get("student_size") or args["size"]
+        if "hidden_sizes" in args:
+            size = " ".join(map(str, args["hidden_sizes"]))
         steps, means, _ = np.array(result["curve"]).T
+        end = f"{result['score']['mean']:.0f}" if "score" in result else "stopped"
         width = min(20, len(means))
         smooth = np.convolve(means, np.ones(width) / width, mode="valid")
         axes.plot(steps[width - 1 :], smooth, color=colour, linewidth=1)
         if result["evaluations"]:
             eval_steps, eval_means, _ = np.array(result["evaluations"], dtype=float).T
             axes.plot(eval_steps, eval_means, "o", color=colour, markersize=3.5)
-        axes.plot([], [], "-o", color=colour, markersize=3.5, label=f"{label}: {score['mean']:.0f}")
+        label = f"{script}, {size}, seed {args['seed']}: {end}"
+        axes.plot([], [], "-o", color=colour, markersize=3.5, label=label)
         teacher = result.get("teacher_score", teacher)
     if teacher:
         mean = teacher["mean"]
