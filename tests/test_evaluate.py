@@ -13,7 +13,7 @@ from PIL import Image
 
 import evaluate
 import ppo_teacher_mujoco as script
-from experiments import film
+from experiments import curves, film
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,16 @@ def test_film_shows_checkpoints_side_by_side_in_real_time(run, tmp_path, monkeyp
     # Every fifth of 100 frames a second; from the fifth picture on, the last of the episode's 25.
     assert np.abs(np.array(shades) - [0, 50, 100, 150, 200, 240, 240, 240][: len(shades)]).max() < 4
     assert "film.webp: 0.0 MB" in capsys.readouterr().out
+
+
+def test_curves_of_a_finished_and_of_a_stopped_run_are_the_same(run, tmp_path):
+    """A stopped run has no result.json and no score, but the same curve in its training state."""
+    (tmp_path / "training_state.pt").write_bytes((run / "training_state.pt").read_bytes())
+    finished, stopped = curves.read_run(run), curves.read_run(tmp_path)
+    assert "score" in finished and "score" not in stopped
+    assert stopped["script"] == finished["script"] and stopped["curve"] == finished["curve"]
+    assert stopped["iteration"] == finished["iteration"] == 1
+    assert stopped["args"]["seed"] == finished["args"]["seed"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere.safetensors"]])
