@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 import matplotlib
 import numpy as np
@@ -29,8 +29,10 @@ from experiments.studies import (
     ATARI,
     IMPERFECT,
     IMPERFECT_ATARI,
+    LAMBDA_MUJOCO,
     METHODS,
     MUJOCO,
+    MUJOCO_SIGMA,
     MUJOCO_TEACHERS,
     PROCGEN,
     SB3_ENVS,
@@ -422,7 +424,7 @@ def table_mujoco(results: Results) -> str:
 def table_imperfect(
     results: Results, title: str, study: str, envs, numbers: dict, levels=""
 ) -> str:
-    """Tables 6 and 9, and the same of MuJoCo: each environment, then each suite."""
+    """Tables 6 and 9: each environment, then each suite."""
     rows = []
     groups = [(plain_name(env_id), [env_id]) for env_id in envs]
     for suite in dict.fromkeys(suite_of(env_id) for env_id in envs):
@@ -435,11 +437,59 @@ def table_imperfect(
         original = "" if len(members) > 1 else original
         cells = imperfect_cells(results, study, members, levels)
         rows.append([name, "ours", sigma or "–", original, *cells])
-        if numbers:
-            key = name if name in numbers else members[0]
-            rows.append(["", "paper", "0.05", *paper_cells(numbers[key], 5)])
+        key = name if name in numbers else members[0]
+        rows.append(["", "paper", "0.05", *paper_cells(numbers[key], 5)])
     header = ["environment", "", "σ", "original score", "corrupted teacher", *SHORT.values()]
     return markdown(title, NOTE, header, rows)
+
+
+def fraction_cell(rows: list[dict], which: str = "score") -> str:
+    """MuJoCo: mean fraction over seeds ± standard error, over seeds or, of one seed, episodes."""
+    rows = [row for row in rows if fraction(row, which) is not None]
+    if not rows:
+        return "–"
+    values = [fraction(row, which) for row in rows]
+    if len(rows) > 1:
+        error = stdev(values) / math.sqrt(len(rows))
+    else:
+        error = rows[0][which + "_se"] / (rows[0]["original_score"] or rows[0]["teacher_score"])
+    return f"{fmean(values):.3f} ± {error:.3f}"
+
+
+ERROR_NOTE = (
+    "A student's score over its (original) teacher's; ±: standard error, of one seed over its "
+    "episodes, of several over seeds. Not in the paper. A dash: no run yet."
+)
+
+
+def seeds_of(rows: list[dict]) -> str:
+    return ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows})) or "–"
+
+
+def table_imperfect_mujoco(results: Results) -> str:
+    """Imperfect teachers on MuJoCo: the teachers, measured beside their students, and these."""
+    study, columns = "imperfect-mujoco", [(METHODS[0], "teacher_score")]
+    columns += [(method, "score") for method in METHODS]
+    rows = []
+    for env_id, sigma in MUJOCO_SIGMA.items():
+        every = results.select(study, [env_id])[0][env_id]
+        cells = [seeds_of(every), f"{sigma:g}"]
+        cells.append(score_cell(every, len(every), "original_score"))
+        for method, which in columns:
+            found = results.select(study, [env_id], method=method)[0][env_id]
+            cells.append(fraction_cell(found, which))
+        rows.append([env_id, *cells])
+    totals = []
+    for method, which in columns:
+        found = results.select(study, MUJOCO_SIGMA, method=method)[0]
+        known = {env: [fraction(row, which) for row in of_env] for env, of_env in found.items()}
+        # An environment that is missing would make this another aggregate.
+        totals.append(f"{stats.aggregate(known).mean:.3f}" if all(known.values()) else "–")
+    rows.append(["all four", "", "", "", *totals])
+    header = ["environment", "seeds", "σ", "original score", "corrupted teacher", *SHORT.values()]
+    title = "Imperfect teachers on MuJoCo, larger students, as a fraction of the original teacher"
+    text = ERROR_NOTE + " td: teacher-distill, sd: student-distill. All four: the geometric "
+    return markdown(title, text + "interquartile mean.", header, rows)
 
 
 def table_7(results: Results) -> str:
@@ -478,12 +528,16 @@ def table_8(results: Results) -> str:
     return markdown("Table 8: Procgen, training and unseen levels", NOTE, header, rows)
 
 
-def table_lambda(results: Results, study: str, envs) -> str:
-    weights = dict.fromkeys(run.options["distill-lambda"] for run in STUDIES[study]())
-    rows = []
+def weights_of(study: str) -> list[float]:
+    """The λ of a study, in its order."""
+    return [*dict.fromkeys(float(run.options["distill-lambda"]) for run in STUDIES[study]())]
+
+
+def table_lambda(results: Results) -> str:
+    rows, envs = [], IMPERFECT_ATARI
     for name, members in [("all", envs), *((plain_name(env_id), [env_id]) for env_id in envs)]:
-        for weight in weights:
-            found, wanted = results.select(study, members, distill_lambda=float(weight))
+        for weight in weights_of("lambda"):
+            found, wanted = results.select("lambda", members, distill_lambda=weight)
             cells = [aggregate_cell(found, wanted), steps_cell(found)]
             rows.append([name, f"{weight:g}", *cells])
     header = ["environment", "λ", "fraction of teacher", "steps to 90 % of the teacher"]
@@ -494,7 +548,7 @@ def table_lambda(results: Results, study: str, envs) -> str:
 STEPS_NOTE = (
     "Steps to 90 %: the first evaluation during training, of deterministic actions on MuJoCo and "
     "Atari, that reaches 90 % of the teacher's score; the median over runs, a run that never does "
-    "counting as the slowest."
+    "counting as the slowest; in brackets, how many of the runs do."
 )
 
 
@@ -505,7 +559,24 @@ def steps_cell(found: dict[str, list[dict]]) -> str:
     reached = sum(step is not None for step in steps)
     middle = median(math.inf if step is None else step for step in steps)
     text = "never" if math.isinf(middle) else f"{middle / 1e6:.2f} M"
-    return f"{text}, {reached} of {len(steps)} runs reached it"
+    return f"{text} ({reached} of {len(steps)})"
+
+
+def table_lambda_mujoco(results: Results) -> str:
+    """Score and speed of PPD by λ, environment by environment."""
+    rows, weights = [], weights_of("lambda-mujoco")
+    for env_id in LAMBDA_MUJOCO:
+        scores, steps = [], []
+        for weight in weights:
+            found = results.select("lambda-mujoco", [env_id], distill_lambda=weight)[0]
+            scores.append(fraction_cell(found[env_id]))
+            steps.append(steps_cell(found))
+        seeds = seeds_of(results.select("lambda-mujoco", [env_id])[0][env_id])
+        rows.append([env_id, seeds, "of the teacher's score", *scores])
+        rows.append(["", "", "steps to 90 % of it", *steps])
+    header = ["environment", "seeds", "", *(f"λ = {weight:g}" for weight in weights)]
+    text = f"{ERROR_NOTE} {STEPS_NOTE} λ = 0 is PPO without a teacher."
+    return markdown("λ of PPD on MuJoCo, larger students", text, header, rows)
 
 
 def table_steps(results: Results) -> str:
@@ -617,14 +688,9 @@ def make_tables(rows: dict, curves: dict) -> dict[str, str]:
             results, "Table 9: imperfect teachers on Procgen's training levels", "imperfect",
             PROCGEN, paper.TABLE_9, "_training",
         ),
-        "lambda.md": table_lambda(results, "lambda", IMPERFECT_ATARI),
-        "imperfect_mujoco.md": table_imperfect(
-            results, "Imperfect teachers on MuJoCo, larger students (not in the paper)",
-            "imperfect-mujoco", MUJOCO, {},
-        ),
-        "lambda_mujoco.md": table_lambda(
-            results, "lambda-mujoco", ("HalfCheetah-v4", "Hopper-v4")
-        ),
+        "lambda.md": table_lambda(results),
+        "imperfect_mujoco.md": table_imperfect_mujoco(results),
+        "lambda_mujoco.md": table_lambda_mujoco(results),
         "steps_to_90_percent.md": table_steps(results),
         "sb3_ppo.md": table_sb3(results, curves),
         "runs.md": table_runs(results),
@@ -823,29 +889,54 @@ def draw_sb3(results: Results, curves: dict):
     return share_legend(figure)
 
 
-def draw_lambda(results: Results, curves: dict, study: str, envs):
-    """Figure 2: PPD with several λ; a circle at the last step below 90 % of the teacher."""
-    weights = dict.fromkeys(run.options["distill-lambda"] for run in STUDIES[study]())
-    if not any(results.select(study, envs)[0].values()):
+def draw_imperfect(results: Results, curves: dict):
+    """Students of imperfect MuJoCo teachers, between those and the originals."""
+    found = results.select("imperfect-mujoco", MUJOCO_SIGMA)[0]
+    envs = [env_id for env_id, rows in found.items() if rows]
+    if not envs:
         return None
-    figure, (axes,) = panels(1, 6.0)
-    for weight, style in zip(weights, reversed(STYLES), strict=False):
-        found, wanted = results.select(study, envs, distill_lambda=float(weight))
-        final = stats.aggregate({
-            env: [fraction(row) for row in rows] for env, rows in usable(found).items()
-        }, resamples=1)  # fmt: skip
-        label = f"λ = {weight:g}" + (f" (final {final.mean:.2f})" if final else "")
-        line = draw_band(axes, usable(found), curves, as_fraction, label, style)
-        if line is None:
-            continue
-        below = np.flatnonzero(line[1] < 0.9)
-        if len(below):
-            mark = line[0][below[-1]], line[1][below[-1]]
-            axes.plot(*mark, "o", color=style[0], markeredgecolor="black", markersize=7)
-    axes.axhline(1, color="black", linestyle="--", linewidth=1, label="teacher")
-    axes.axhline(0.9, color="grey", linestyle="--", linewidth=1, label="90 % of the teacher")
-    names = ", ".join(plain_name(env_id) for env_id in envs)
-    finish(axes, f"PPD, larger students: {names}", "fraction of teacher, in training")
+    figure, grid = panels(len(envs))
+    for axes, env_id in zip(grid, envs, strict=True):
+        for method in reversed(METHODS):
+            rows = results.select("imperfect-mujoco", [env_id], method=method)[0]
+            label, style = METHOD_LABELS.get(method, method), METHOD_STYLES[method]
+            draw_band(axes, rows, curves, as_score, label, style)
+            draw_evaluations(axes, rows[env_id], curves, style[0])
+        for name, dashes, label in [
+            ("teacher_score", "--", "imperfect teacher"),
+            ("original_score", ":", "original teacher"),
+        ]:
+            teachers = {row["seed"]: row[name] for row in found[env_id]}
+            line = fmean(teachers.values())
+            axes.axhline(line, color="black", linestyle=dashes, linewidth=1, label=label)
+        ylabel = score_label("mujoco") if axes is grid[0] else ""
+        finish(axes, f"{plain_name(env_id)}, σ = {MUJOCO_SIGMA[env_id]:g}", ylabel)
+    return share_legend(figure)
+
+
+def draw_lambda(results: Results, curves: dict, study: str, groups: list[tuple[str, ...]]):
+    """Figure 2, a panel for each group of environments: PPD with several λ.
+
+    A circle stands at the last step below 90 % of the teacher.
+    """
+    groups = [envs for envs in groups if any(results.select(study, envs)[0].values())]
+    if not groups:
+        return None
+    figure, grid = panels(len(groups), 6.0 if len(groups) == 1 else 4.6)
+    for axes, envs in zip(grid, groups, strict=True):
+        for weight, style in zip(weights_of(study), reversed(STYLES), strict=False):
+            found = usable(results.select(study, envs, distill_lambda=weight)[0])
+            line = draw_band(axes, found, curves, as_fraction, f"λ = {weight:g}", style)
+            if line is None:
+                continue
+            below = np.flatnonzero(line[1] < 0.9)
+            if len(below):
+                mark = line[0][below[-1]], line[1][below[-1]]
+                axes.plot(*mark, "o", color=style[0], markeredgecolor="black", markersize=7)
+        axes.axhline(1, color="black", linestyle="--", linewidth=1, label="teacher")
+        axes.axhline(0.9, color="grey", linestyle="--", linewidth=1, label="90 % of the teacher")
+        names = ", ".join(plain_name(env_id) for env_id in envs)
+        finish(axes, f"PPD, larger students: {names}", "fraction of teacher, in training")
     return share_legend(figure)
 
 
@@ -857,10 +948,11 @@ def make_figures(rows: dict, curves: dict):
     for suite in ENVS:
         yield f"teachers_{suite}", draw_teachers(results, curves, suite)
         yield f"sizes_{suite}", draw_environments(results, curves, suite)
-    yield "lambda", draw_lambda(results, curves, "lambda", IMPERFECT_ATARI)
-    mujoco = ("HalfCheetah-v4", "Hopper-v4")
+    yield "lambda", draw_lambda(results, curves, "lambda", [IMPERFECT_ATARI])
+    one_by_one = [(env_id,) for env_id in LAMBDA_MUJOCO]
+    yield "lambda_mujoco", draw_lambda(results, curves, "lambda-mujoco", one_by_one)
+    yield "imperfect_mujoco", draw_imperfect(results, curves)
     yield "sb3_ppo", draw_sb3(results, curves)
-    yield "lambda_mujoco", draw_lambda(results, curves, "lambda-mujoco", mujoco)
 
 
 # ------------------------------------------------------------------------------- The report

@@ -16,6 +16,7 @@ GAMES += ("Pong", "Qbert", "Seaquest", "Zaxxon")
 ATARI = tuple(f"{game}NoFrameskip-v4" for game in GAMES)
 MUJOCO = ("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4")
 MUJOCO_TEACHERS = (*MUJOCO, "Swimmer-v4")
+LAMBDA_MUJOCO = ("HalfCheetah-v4", "Hopper-v4")
 SB3_ENVS = ("HalfCheetah-v4", "Hopper-v4")  # where our PPO is laid beside SB3's
 PROCGEN = ("coinrun", "jumper", "miner", "ninja")
 # The environments of Tables 2, 6, 7, 9; Figure 2 takes the four Atari games among them.
@@ -137,7 +138,7 @@ def imperfect_mujoco() -> list[Run]:
 
 def lambda_mujoco() -> list[Run]:
     """Not in the paper: λ on MuJoCo, 0 (plain PPO) among its values."""
-    return vary_lambda("lambda-mujoco", ("HalfCheetah-v4", "Hopper-v4"), (0, 0.5, 1, 2, 5))
+    return vary_lambda("lambda-mujoco", LAMBDA_MUJOCO, (0, 0.5, 1, 2, 5))
 
 
 def sb3_ppo() -> list[Run]:
