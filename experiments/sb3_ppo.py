@@ -50,7 +50,8 @@ def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent:
     """SB3's policy, critic and observation statistics as one of our agents."""
     box, obs_dim = envs.action_space, envs.observation_space.shape[0]
     bounds = torch.tensor(box.low), torch.tensor(box.high)
-    agent = ppo.MujocoAgent(*bounds, obs_dim, header["hidden_sizes"])
+    with torch.random.fork_rng():  # new weights draw none of the training's random numbers
+        agent = ppo.MujocoAgent(*bounds, obs_dim, header["hidden_sizes"])
     for theirs, ours in sb3_layers("mujoco", model.policy, agent):
         ours.load_state_dict(theirs.state_dict())
     agent.log_std.data.copy_(model.policy.log_std)
@@ -60,26 +61,27 @@ def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent:
     return agent.eval().requires_grad_(False)
 
 
-def train(args: Args) -> dict:
-    """Train, score and write result.json; returns what that holds. Raises UserError."""
-    with suppress(ImportError):  # SB3 imports the old gym, where it is, which prints a banner
+def silence_old_gym() -> None:
+    """SB3 imports the old gym, where it is, which prints a banner."""
+    with suppress(ImportError):
         import gym_notices.notices
 
         gym_notices.notices.notices.clear()
-    from stable_baselines3 import PPO
+
+
+def learn_and_score(model, envs, args, settings, script: str) -> dict:
+    """Train an SB3 model, score it and write its folder; returns what result.json holds.
+
+    `settings` are the `Args` of one of our scripts: whose networks, and how many steps.
+    """
     from stable_baselines3.common.callbacks import BaseCallback
 
-    settings = ppo.Args(env_id=args.env_id, seed=args.seed, size=args.size, num_workers=1)
-    settings.total_timesteps = args.total_timesteps
-    envs = make_sb3_envs("mujoco", settings, "DummyVecEnv")
     eval_envs, eval_seed = ppo.MujocoVectorEnv(args.env_id, 10, 1), 10_000 + args.seed
-    policy = make_sb3_policy("mujoco", settings.hidden_sizes)
-    model = PPO(env=envs, **policy, **sb3_settings("ppo_teacher_mujoco", settings))
-    run_dir = ppo.create_run_dir(args, "sb3_ppo")
+    run_dir = ppo.create_run_dir(args, script)
     # for evaluate.py an agent of that script, by whomever it was trained
     header = {"format": "ppd-agent-1", "suite": "mujoco", "script": "ppo_teacher_mujoco"}
     header |= {
-        "trained_by": "stable-baselines3",
+        "trained_by": "stable-baselines3" if script == "sb3_ppo" else "sb3_distill",
         "env_id": args.env_id,
         "hidden_sizes": settings.hidden_sizes,
         "seed": args.seed,
@@ -115,7 +117,7 @@ def train(args: Args) -> dict:
     sb3 = importlib.metadata.version("stable-baselines3")
     software["versions"]["stable-baselines3"] = sb3
     ppo.save_agent(agent, run_dir / "agent.safetensors", header | {"steps": steps, "score": score})
-    result = {"script": "sb3_ppo", "args": asdict(args), "score": score, "steps": steps}
+    result = {"script": script, "args": asdict(args), "score": score, "steps": steps}
     result |= {"episode_returns": returns, "episode_lengths": lengths, "curve": curve}
     result |= {"evaluations": evaluations, "seconds": seconds}
     result |= {"steps_per_second": steps / seconds, **software}
@@ -124,6 +126,19 @@ def train(args: Args) -> dict:
     eval_envs.close()
     print(f"{run_dir}: {ppo.score_text(score)} over {args.episodes} episodes, {steps:,} steps")
     return result
+
+
+def train(args: Args) -> dict:
+    """Train SB3's PPO and score it. Raises UserError."""
+    silence_old_gym()
+    from stable_baselines3 import PPO
+
+    settings = ppo.Args(env_id=args.env_id, seed=args.seed, size=args.size, num_workers=1)
+    settings.total_timesteps = args.total_timesteps
+    envs = make_sb3_envs("mujoco", settings, "DummyVecEnv")
+    policy = make_sb3_policy("mujoco", settings.hidden_sizes)
+    model = PPO(env=envs, **policy, **sb3_settings("ppo_teacher_mujoco", settings))
+    return learn_and_score(model, envs, args, settings, "sb3_ppo")
 
 
 def main() -> None:

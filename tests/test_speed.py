@@ -1,5 +1,6 @@
 """The benchmark compares like with like: SB3's networks and settings are those of our scripts."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import ppd_mujoco
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -107,6 +110,42 @@ def test_sb3_agent_acts_as_the_model_did():
     actions, _ = model.predict(obs, deterministic=True)
     np.testing.assert_allclose(agent.act(raw), actions, atol=1e-4)
     envs.close()
+
+
+STAND_IN = """
+from stable_baselines3 import PPO
+
+class ProximalPolicyDistillation(PPO):
+    def set_teacher(self, teacher, distill_lambda, kl_mode):
+        print("taught:", type(teacher).__name__, distill_lambda, kl_mode)
+"""
+
+
+def test_sb3_distill_is_taught_and_scored(tmp_path):
+    """With a library of the authors' interface that is plain PPO: theirs is not on PyPI."""
+    (tmp_path / "sb3_distill").mkdir()
+    (tmp_path / "sb3_distill" / "__init__.py").write_text(STAND_IN)
+    command = [sys.executable, ROOT / "experiments" / "sb3_distill_ppd.py", "--sb3-distill"]
+    command += [tmp_path, "--run-dir", tmp_path / "run", "--distill-lambda", "2"]
+    command += ["--total-timesteps", "1", "--eval-every", "1152", "--eval-episodes", "2"]
+    done = subprocess.run([*command, "--episodes", "3"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "taught: PPO 2.0 forward" in done.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 1152 and len(result["episode_returns"]) == 3
+    assert [point[0] for point in result["evaluations"]] == [1152]
+    student, header = ppd_mujoco.load_mujoco_agent(tmp_path / "run" / "agent.safetensors")
+    assert (header["trained_by"], header["hidden_sizes"]) == ("sb3_distill", [512, 512])
+    teacher, _ = ppd_mujoco.load_mujoco_agent(ROOT / "teachers" / "Hopper-v4.safetensors")
+    for name in ("obs_mean", "obs_var", "obs_count"):  # frozen
+        assert torch.equal(student.get_buffer(name), teacher.get_buffer(name)), name
+
+
+def test_sb3_distill_not_found_is_one_line(tmp_path):
+    command = [sys.executable, ROOT / "experiments" / "sb3_distill_ppd.py", "--sb3-distill"]
+    done = subprocess.run([*command, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and "no package sb3_distill in it; clone" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_sb3_plays_the_same_procgen_games():

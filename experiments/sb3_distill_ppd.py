@@ -1,0 +1,100 @@
+"""The authors' own PPD, of their library sb3_distill, from one of our teachers.
+
+    python experiments/sb3_distill_ppd.py --sb3-distill PATH --env-id Ant-v4 --student-size smaller
+                                      # PATH: a clone of github.com/spiglerg/sb3_distill
+
+The hyperparameters, networks, simulators and observation statistics of `ppd_mujoco.py`, from the
+same teacher; losses and loop are theirs. The score is taken by our own `evaluate`, from their
+weights in one of our agents. An interrupted run starts anew.
+"""
+
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # when run as a file, not as a module
+
+import ppd_mujoco as ppd  # noqa: E402
+from benchmarks.speed import (  # noqa: E402
+    make_sb3_envs,
+    make_sb3_policy,
+    make_sb3_teacher,
+    sb3_settings,
+)
+from experiments.sb3_ppo import learn_and_score, silence_old_gym  # noqa: E402
+
+
+@dataclass
+class Args:
+    sb3_distill: str
+    """a checkout of github.com/spiglerg/sb3_distill"""
+    env_id: str = "Hopper-v4"
+    """one of the paper's MuJoCo environments"""
+    seed: int = 100
+    """seed of networks, sampling and environments"""
+    student_size: Literal["smaller", "same", "larger"] = "larger"
+    """networks: smaller, same or larger, as in ppd_mujoco.py"""
+    teacher: str | None = None
+    """the teacher's agent.safetensors; unset: teachers/<env-id>.safetensors"""
+    distill_lambda: float = 1.0
+    """weight λ of the distillation loss"""
+    total_timesteps: int = 2_000_000
+    """environment steps, all environments together; whole rollouts, so the total rounds up"""
+    eval_every: int = 100_000
+    """environment steps between evaluations during training"""
+    eval_episodes: int = 10
+    """episodes of each evaluation during training"""
+    episodes: int = 50
+    """episodes of the final score"""
+    run_dir: str | None = None
+    """folder of the run, which must not exist yet; unset: runs/<env>__<script>__<seed>__<time>"""
+
+
+def make_model(args: Args, settings: ppd.Args):
+    """Their PPD with one of our teachers, and its environments. Raises UserError."""
+    if not (Path(args.sb3_distill) / "sb3_distill" / "__init__.py").exists():
+        advice = "clone github.com/spiglerg/sb3_distill and name its path"
+        reason = f"no package sb3_distill in it; {advice}"
+        raise ppd.UserError(f"--sb3-distill {args.sb3_distill}: {reason}")
+    path = args.teacher or ROOT / "teachers" / f"{args.env_id}.safetensors"
+    ppd.load_mujoco_agent(path)  # a wrong file is refused before anything is built
+    silence_old_gym()
+    sys.path.insert(0, args.sb3_distill)
+    import sb3_distill
+    from stable_baselines3.common.utils import set_random_seed
+
+    # The paper's: 1152 = 512 + 512 + 128 (Table 3).
+    warnings.filterwarnings("ignore", message="You have specified a mini-batch size of 512")
+    envs = make_sb3_envs("mujoco", settings, "DummyVecEnv")
+    policy, common = make_sb3_policy("mujoco", settings.hidden_sizes), sb3_settings("ppd", settings)
+    model = sb3_distill.ProximalPolicyDistillation(env=envs, **policy, **common)
+    teacher = make_sb3_teacher("mujoco", str(path), envs, common)
+    envs.obs_rms.update = lambda obs: None  # the teacher's statistics, frozen (Appendix A.3)
+    model.set_teacher(teacher, distill_lambda=args.distill_lambda, kl_mode="forward")
+    set_random_seed(args.seed)
+    return model, envs
+
+
+def train(args: Args) -> dict:
+    """Distil with the authors' library and score the student. Raises UserError."""
+    settings = ppd.Args(env_id=args.env_id, seed=args.seed, student_size=args.student_size)
+    settings.total_timesteps = args.total_timesteps
+    model, envs = make_model(args, settings)
+    return learn_and_score(model, envs, args, settings, "sb3_distill_ppd")
+
+
+def main() -> None:
+    try:
+        train(tyro.cli(Args, description=__doc__))
+    except ppd.UserError as error:
+        print(f"sb3_distill_ppd: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
