@@ -26,7 +26,7 @@ IMPERFECT_ATARI = tuple(
 IMPERFECT = (*IMPERFECT_ATARI, "miner", "jumper", "coinrun", "ninja")
 SIGMA = 0.05  # of the noise on an imperfect teacher's parameters (Section 3)
 # MuJoCo, which the paper left out of that study: chosen per environment such that its teacher of
-# seed 100, with noise of that seed, keeps a third to two thirds of its score: 0.39, 0.48, 0.46 and
+# seed 100, with noise of that seed, keeps a third to two thirds of its score: 0.39, 0.51, 0.46 and
 # 0.54 of it. (With the paper's σ: 0.03, less than nothing, 0.96 and 0.06.)
 MUJOCO_SIGMA = {"Ant-v4": 0.0175, "HalfCheetah-v4": 0.03, "Hopper-v4": 0.1, "Humanoid-v4": 0.03}
 
