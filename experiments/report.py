@@ -620,7 +620,7 @@ def table_runs(results: Results) -> str:
         groups[row["study"], row["env_id"]].append(row)
     rows, listed = [], lambda found, name: ", ".join(sorted({row[name] or "–" for row in found}))
     for study in STUDIES:
-        for env_id in (env_id for envs in ENVS.values() for env_id in envs):
+        for env_id in (*ATARI, *MUJOCO_TEACHERS, *PROCGEN):
             found = groups.get((study, env_id), [])
             if found:
                 hours = sum(row["hours"] for row in found)

@@ -52,8 +52,10 @@ def readme() -> str:
     text = HEAD + "".join(map(row, results))
     text += (
         "\nHours are those of one core of a shared two-core machine, with other work beside it.\n"
+        "The commit is that of the process that finished and scored the run: all but Hopper's\n"
+        "were stopped and resumed, or scored again, under a newer one than they began with.\n"
     )
-    return text + "Each was trained by\n\n" + "".join(map(command, results))
+    return text + "\nEach was trained by\n\n" + "".join(map(command, results))
 
 
 def main() -> None:
