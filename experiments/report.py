@@ -120,18 +120,18 @@ def row_of_result(study: str, run_dir: Path, result: dict) -> dict:
 
 def curve_of_result(result: dict) -> list[tuple]:
     """A learning curve in `BINS` points: step, mean return of its training episodes, evaluation."""
-    edge = result["steps"] / BINS
+    steps = result["steps"]
     returns, evaluations = defaultdict(list), {}
     for step, mean, episodes in result["curve"]:
-        returns[math.ceil(step / edge)].append((mean, episodes))
+        returns[-(-step * BINS // steps)].append((mean, episodes))  # rounded up, exactly
     for step, mean, *_ in result["evaluations"]:
-        evaluations[math.ceil(step / edge)] = mean
+        evaluations[-(-step * BINS // steps)] = mean
     points = []
     for number in sorted(returns.keys() | evaluations.keys()):
         played = returns[number]
         total = sum(episodes for _, episodes in played)
         mean = sum(mean * episodes for mean, episodes in played) / total if total else None
-        point = (round(number * edge), mean, evaluations.get(number))
+        point = (round(number * steps / BINS), mean, evaluations.get(number))
         points.append(tuple(shorten(value) for value in point))
     return points
 

@@ -150,6 +150,12 @@ def test_missing_runs_are_listed(results):
     assert "- Ant-v4 teacher same: seed 300, 400, 500\n" in text  # 300 was too short
 
 
+def test_no_point_of_a_curve_lies_behind_its_end():
+    steps = 4_004_352  # of which a hundredth, in floats, is a little too small
+    result = {"steps": steps, "curve": [[steps, 1.0, 1]], "evaluations": [[steps, 2.0, 0.1]]}
+    assert report.curve_of_result(result) == [(steps, 1.0, 2.0)]
+
+
 def test_rows_have_what_must_be_recorded(results):
     rows, curves = report.read_tables(results)
     key = ("sizes", "Hopper-v4", "ppd", "larger", 1.0, 0.0, 200)
