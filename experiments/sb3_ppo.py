@@ -1,10 +1,12 @@
-"""Stable-Baselines3's PPO at the settings of `ppo_teacher_mujoco.py`, to lay its curve beside ours.
+"""Stable-Baselines3's PPO at the settings of our PPO teachers, to lay its curve beside ours.
 
     python -m experiments.run sb3-ppo --env-id Hopper-v4 --seed 100
     python experiments/sb3_ppo.py --env-id Hopper-v4 --run-dir runs/sb3-hopper
+    python experiments/sb3_ppo.py --env-id QbertNoFrameskip-v4 --size smaller
 
-The same hyperparameters, networks, normalisation and simulators; the score is taken by our own
-`evaluate`, from SB3's weights in one of our agents. An interrupted run starts anew.
+The same hyperparameters, networks, normalisation and simulators (Atari's through SB3's wrappers);
+the score is taken by our own `evaluate`, from SB3's weights in one of our agents. An interrupted
+run starts anew.
 """
 
 import importlib.metadata
@@ -22,6 +24,7 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # when run as a file, not as a module
 
+import ppo_teacher_atari  # noqa: E402
 import ppo_teacher_mujoco as ppo  # noqa: E402
 from benchmarks.speed import make_sb3_envs, make_sb3_policy, sb3_layers, sb3_settings  # noqa: E402
 
@@ -29,15 +32,15 @@ from benchmarks.speed import make_sb3_envs, make_sb3_policy, sb3_layers, sb3_set
 @dataclass
 class Args:
     env_id: str = "Hopper-v4"
-    """one of the paper's MuJoCo environments"""
+    """one of the paper's MuJoCo environments or Atari games"""
     seed: int = 100
     """seed of networks, sampling and environments"""
     size: str = "same"
-    """networks: smaller, same or larger, as in ppo_teacher_mujoco.py"""
+    """networks: smaller, same or larger, as in our scripts"""
     total_timesteps: int = 4_000_000
     """environment steps, all environments together; whole rollouts, so the total rounds up"""
     eval_every: int = 500_000
-    """environment steps between evaluations during training"""
+    """environment steps between evaluations during training; 0: none"""
     eval_episodes: int = 10
     """episodes of each evaluation during training"""
     episodes: int = 50
@@ -46,8 +49,20 @@ class Args:
     """folder of the run, which must not exist yet; unset: runs/<env>__sb3_ppo__<seed>__<time>"""
 
 
-def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent:
-    """SB3's policy, critic and observation statistics as one of our agents."""
+def suite_of(env_id: str) -> str:
+    """Atari's games are known by their ids; all else is MuJoCo's."""
+    return "atari" if env_id.endswith("NoFrameskip-v4") else "mujoco"
+
+
+def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent | ppo_teacher_atari.PixelAgent:
+    """SB3's policy, critic and, on MuJoCo, observation statistics as one of our agents."""
+    if header["suite"] == "atari":
+        shape, actions = model.observation_space.shape, int(envs.action_space.n)
+        with torch.random.fork_rng():  # new weights draw none of the training's random numbers
+            agent = ppo_teacher_atari.PixelAgent(shape, actions, header["size"])
+        for theirs, ours in sb3_layers("atari", model.policy, agent):
+            ours.load_state_dict(theirs.state_dict())
+        return agent.eval().requires_grad_(False)
     box, obs_dim = envs.action_space, envs.observation_space.shape[0]
     bounds = torch.tensor(box.low), torch.tensor(box.high)
     with torch.random.fork_rng():  # new weights draw none of the training's random numbers
@@ -76,17 +91,19 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
     """
     from stable_baselines3.common.callbacks import BaseCallback
 
-    eval_envs, eval_seed = ppo.MujocoVectorEnv(args.env_id, 10, 1), 10_000 + args.seed
-    run_dir = ppo.create_run_dir(args, script)
+    suite, eval_seed = suite_of(args.env_id), 10_000 + args.seed
     # for evaluate.py an agent of that script, by whomever it was trained
-    header = {"format": "ppd-agent-1", "suite": "mujoco", "script": "ppo_teacher_mujoco"}
-    header |= {
-        "trained_by": "stable-baselines3" if script == "sb3_ppo" else "sb3_distill",
-        "env_id": args.env_id,
-        "hidden_sizes": settings.hidden_sizes,
-        "seed": args.seed,
-    }
-    header |= {"deterministic": True}
+    header = {"format": "ppd-agent-1", "suite": suite, "script": f"ppo_teacher_{suite}"}
+    header |= {"trained_by": "stable-baselines3" if script == "sb3_ppo" else "sb3_distill"}
+    header |= {"env_id": args.env_id, "seed": args.seed, "deterministic": True}
+    if suite == "atari":
+        header |= {"frame_skip": settings.frame_skip, "size": settings.network}
+        games = (args.env_id, 10, 1, settings.frame_skip)
+        eval_envs = ppo_teacher_atari.AtariGames(*games, life_loss=False)
+    else:
+        header |= {"hidden_sizes": settings.hidden_sizes}
+        eval_envs = ppo.MujocoVectorEnv(args.env_id, 10, 1)
+    run_dir = ppo.create_run_dir(args, script)
     curve, evaluations, finished = [], [], []
 
     class Log(BaseCallback):
@@ -102,7 +119,8 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
                 curve.append([step, fmean(float(r) for r in finished), len(finished)])
                 print(f"{args.env_id}: {step:,} steps, return {curve[-1][1]:.1f}", flush=True)
                 finished.clear()
-            if step // args.eval_every > previous // args.eval_every:
+            every = args.eval_every
+            if every and step // every > previous // every:
                 agent = copy_agent(model, envs, header)
                 returns, _ = ppo.evaluate(agent, eval_envs, args.eval_episodes, eval_seed, True)
                 score = ppo.summarize(returns)
@@ -114,6 +132,8 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
     agent = copy_agent(model, envs, header)
     returns, lengths = ppo.evaluate(agent, eval_envs, args.episodes, eval_seed, True)
     score, software = ppo.summarize(returns), ppo.describe_software()
+    if suite == "atari":
+        score = ppo_teacher_atari.score_games(args.env_id, returns, lengths)
     sb3 = importlib.metadata.version("stable-baselines3")
     software["versions"]["stable-baselines3"] = sb3
     ppo.save_agent(agent, run_dir / "agent.safetensors", header | {"steps": steps, "score": score})
@@ -133,11 +153,17 @@ def train(args: Args) -> dict:
     silence_old_gym()
     from stable_baselines3 import PPO
 
-    settings = ppo.Args(env_id=args.env_id, seed=args.seed, size=args.size, num_workers=1)
+    suite, same = suite_of(args.env_id), {"env_id": args.env_id, "seed": args.seed}
+    if suite == "atari":
+        settings = ppo_teacher_atari.Args(size=args.size, **same)
+        network = settings.network
+    else:
+        settings = ppo.Args(size=args.size, num_workers=1, **same)
+        network = settings.hidden_sizes
     settings.total_timesteps = args.total_timesteps
-    envs = make_sb3_envs("mujoco", settings, "DummyVecEnv")
-    policy = make_sb3_policy("mujoco", settings.hidden_sizes)
-    model = PPO(env=envs, **policy, **sb3_settings("ppo_teacher_mujoco", settings))
+    envs = make_sb3_envs(suite, settings, "DummyVecEnv")
+    settings_of_sb3 = sb3_settings(f"ppo_teacher_{suite}", settings)
+    model = PPO(env=envs, **make_sb3_policy(suite, network), **settings_of_sb3)
     return learn_and_score(model, envs, args, settings, "sb3_ppo")
 
 

@@ -94,20 +94,50 @@ def test_sb3_ppo_becomes_one_of_our_agents(tmp_path, capsys):
     assert again == result["episode_returns"]
 
 
-def test_sb3_agent_acts_as_the_model_did():
+def test_sb3_ppo_plays_whole_games_of_atari(tmp_path, monkeypatch):
+    from functools import partial
+
+    from experiments import sb3_ppo
+
+    atari = sb3_ppo.ppo_teacher_atari
+    short = partial(atari.Args, num_envs=2, num_steps=600, minibatch_size=600, update_epochs=1)
+    monkeypatch.setattr(atari, "Args", short)
+    values = {"env_id": "PongNoFrameskip-v4", "size": "smaller", "eval_every": 0, "episodes": 1}
+    run_dir = tmp_path / "run"
+    values |= {"total_timesteps": 2400, "run_dir": str(run_dir)}
+    result = sb3_ppo.train(sb3_ppo.Args(**values))
+    returns = [mean for _, mean, _ in result["curve"]]
+    assert result["steps"] == 2400 and returns and max(returns) < -15  # whole, not clipped, raw
+    assert result["score"]["human_normalized"] < 0.1 and len(result["episode_returns"]) == 1
+    agent, header = atari.load_atari_agent(run_dir / "agent.safetensors")
+    assert header["frame_skip"] == 4 and header["trained_by"] == "stable-baselines3"
+    assert header["score"] == result["score"]
+
+
+@pytest.mark.parametrize("suite", ["mujoco", "atari"])
+def test_sb3_agent_acts_as_the_model_did(suite):
     from stable_baselines3 import PPO
 
     from experiments import sb3_ppo
 
-    settings = sb3_ppo.ppo.Args(env_id="HalfCheetah-v4", num_envs=3, num_steps=8, minibatch_size=24)
-    envs = speed.make_sb3_envs("mujoco", settings, "DummyVecEnv")
-    policy = speed.make_sb3_policy("mujoco", settings.hidden_sizes)
-    model = PPO(env=envs, **policy, **speed.sb3_settings("ppo_teacher_mujoco", settings))
+    short = {"num_envs": 3, "num_steps": 8, "minibatch_size": 24}
+    if suite == "mujoco":
+        settings = sb3_ppo.ppo.Args(env_id="HalfCheetah-v4", **short)
+        network = settings.hidden_sizes
+    else:
+        settings = sb3_ppo.ppo_teacher_atari.Args(size="smaller", **short)
+        network = settings.network
+    envs = speed.make_sb3_envs(suite, settings, "DummyVecEnv")
+    policy = speed.make_sb3_policy(suite, network)
+    model = PPO(env=envs, **policy, **speed.sb3_settings(f"ppo_teacher_{suite}", settings))
     model.learn(48)
     envs.training = False
     obs, raw = envs.reset(), envs.get_original_obs()
-    agent = sb3_ppo.copy_agent(model, envs, {"hidden_sizes": settings.hidden_sizes})
+    header = {"suite": suite, "hidden_sizes": network, "size": network}
+    agent = sb3_ppo.copy_agent(model, envs, header)
     actions, _ = model.predict(obs, deterministic=True)
+    if suite == "atari":  # SB3 stacks frames last
+        raw = np.moveaxis(raw, -1, 1)
     np.testing.assert_allclose(agent.act(raw), actions, atol=1e-4)
     envs.close()
 
