@@ -495,7 +495,9 @@ def best_setting(suite: str, device: str, name: str, measure) -> tuple[dict, str
 
 
 def table_row(*cells) -> str:
-    texts = [cell if isinstance(cell, str) else f"{cell:,.0f}" for cell in cells]
+    texts = [
+        cell if isinstance(cell, str) else f"{cell:,.{1 if cell < 100 else 0}f}" for cell in cells
+    ]
     return "| " + " | ".join(texts) + " |"
 
 
