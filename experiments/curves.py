@@ -50,7 +50,7 @@ def draw(path: str, runs: list[str]) -> None:
     axes.set(xlabel="environment steps", ylabel="episode return", title=args["env_id"])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
 
