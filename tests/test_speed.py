@@ -138,6 +138,13 @@ def test_sb3_agent_acts_as_the_model_did(suite):
     actions, _ = model.predict(obs, deterministic=True)
     if suite == "atari":  # SB3 stacks frames last
         raw = np.moveaxis(raw, -1, 1)
+        frames = torch.as_tensor(raw)
+        with torch.no_grad():  # near-uniform at first: not only the likeliest action
+            theirs = model.policy.get_distribution(frames).distribution.logits
+            ours = agent.policy_outputs(frames).log_softmax(-1)
+            values = model.policy.predict_values(frames).squeeze(-1)
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+            torch.testing.assert_close(agent.value(frames), values, atol=1e-5, rtol=0)
     np.testing.assert_allclose(agent.act(raw), actions, atol=1e-4)
     envs.close()
 
