@@ -12,6 +12,7 @@ number, on the same software and threads.
 """
 
 import importlib
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -23,35 +24,37 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import tyro
+from safetensors import SafetensorError, safe_open
 
-from ppd_mujoco import UserError, read_checkpoint
+
+class UserError(Exception):
+    """Something a user can cause and mend: one line on stderr, exit status 2."""
 
 
 @dataclass
 class Args:
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """one or more agent.safetensors"""
-    episodes: int | None = None
-    """whole episodes played by each; unset: 50, or 200 on Procgen (Appendix A.3)"""
-    levels: Literal["unseen", "training"] = "unseen"
-    """Procgen's levels: those of training, or only others"""
-    seed: int | None = None
-    """seed of the first environment; unset: that of the checkpoint's own final score"""
-    video: str | None = None
-    """also film one episode of each into this folder, as mp4"""
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # one or more agent.safetensors
+    episodes: int | None = None  # whole episodes of each; unset: 50, or 200 on Procgen (A.3)
+    levels: Literal["unseen", "training"] = "unseen"  # of Procgen
+    seed: int | None = None  # of a run, which is scored from 10,000 above it; unset: the file's own
+    video: str | None = None  # also film one episode of each into this folder, as mp4
 
 
-def import_script(path: str, header: dict):
-    """The training script that a checkpoint names. Raises UserError for any other name or suite."""
-    suites = ("mujoco", "atari", "procgen")
-    scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-    scripts += ["student_distill", "teacher_distill"]
-    if header.get("script") not in scripts:
-        known = ", ".join(scripts)
-        raise UserError(f"checkpoint {path}: script {header.get('script')!r} is none of {known}")
-    if header.get("suite") not in suites:
-        raise UserError(f"checkpoint {path}: suite {header.get('suite')!r} is none of {suites}")
-    return importlib.import_module(header["script"])
+def read_header(path: str) -> dict:
+    """What a checkpoint says of itself, and the script that wrote it. Raises UserError."""
+    try:
+        with safe_open(path, framework="np") as file:
+            header = {key: json.loads(value) for key, value in file.metadata().items()}
+        suites = ("mujoco", "atari", "procgen")
+        scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
+        if header["script"] not in [*scripts, "student_distill", "teacher_distill"]:
+            raise ValueError(f"no script of this project is called {header['script']}")
+        if header["suite"] not in suites:
+            raise ValueError(f"its suite is {header['suite']}")
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: no agent of this project: {reason}") from error
+    return header
 
 
 def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[float, float]:
@@ -86,14 +89,11 @@ def make_envs(script, header: dict, levels: str = "unseen"):
     return script.MujocoVectorEnv(env_id, 10, threads)
 
 
-def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen"):
-    """Score (see the script's `summarize`, `score_games`), returns and lengths of episodes."""
+def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
+    """The script's own score, with returns and lengths of the episodes."""
     envs = make_envs(script, header, levels)
-    returns, lengths = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
-    envs.close()
-    if header["suite"] == "atari":
-        return script.score_games(header["env_id"], returns, lengths), returns, lengths
-    return script.summarize(returns), returns, lengths
+    score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
+    return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
 
 
 def follow_robot(env) -> None:
@@ -185,21 +185,21 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
 
 def score_checkpoint(path: str, args: Args) -> list[str]:
     """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
-    _, header = read_checkpoint(path)
-    script, suite = import_script(path, header), header["suite"]
+    header = read_header(path)
+    script, suite = importlib.import_module(header["script"]), header["suite"]
     agent, _ = getattr(script, f"load_{suite}_agent")(path)
     env_id, episodes = header["env_id"], args.episodes or (200 if suite == "procgen" else 50)
-    seed = 10_000 + header["seed"] if args.seed is None else args.seed
-    score, returns, lengths = play(script, agent, header, episodes, seed, args.levels)
+    seed = header["seed"] if args.seed is None else args.seed
+    score = play(script, agent, header, episodes, seed, args.levels)
     if args.video:
         video = Path(args.video) / f"{env_id}__{header['script']}__{header['seed']}.mp4"
         film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]
         levels = [args.levels] if suite == "procgen" else []
-        write_video(video, *film(script, agent, header, seed, *levels))
+        write_video(video, *film(script, agent, header, 10_000 + seed, *levels))
         print(f"video: {video}")
-    low, high = confidence_interval(returns)
+    low, high = confidence_interval(score["returns"])
     text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
-    notes = [f"{episodes}, {np.mean(lengths):.0f} steps"]
+    notes = [f"{episodes}, {np.mean(score['lengths']):.0f} steps"]
     if suite == "atari":
         notes.append(f"at least {score['distinct']} distinct")
         if "human_normalized" in score:
@@ -208,7 +208,7 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
         notes.append(f"{args.levels} levels")
     network = header.get("size") or " ".join(str(size) for size in header["hidden_sizes"])
     columns = [env_id, header["script"], network, f"{header['steps']:,}", text]
-    return [path, *columns, interval if len(returns) > 1 else "n=1", ", ".join(notes)]
+    return [path, *columns, interval if episodes > 1 else "n=1", ", ".join(notes)]
 
 
 def main() -> None:
@@ -221,7 +221,7 @@ def main() -> None:
         if args.seed is not None and not 0 <= args.seed <= 2**30:
             raise UserError(f"--seed {args.seed}: must be from 0 to 2**30")
         for path in args.checkpoints:  # all of them before the first long evaluation
-            import_script(path, read_checkpoint(path)[1])
+            read_header(path)
         titles = ["checkpoint", "env", "script", "network", "trained steps"]
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
