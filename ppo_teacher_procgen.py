@@ -15,10 +15,14 @@ T steps of N games are B samples, M of them a minibatch; A actions; frames (C, H
 """
 
 import atexit
+import hashlib
 import importlib.metadata
 import io
 import json
+import os
+import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +31,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported
 
 import gymnasium as gym
 import numpy as np
@@ -444,10 +451,8 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        names = ("env_id", "frame_skip", "distribution_mode", "num_levels", "start_level")
-        theirs = {name: teacher[name] for name in names if name in (teacher or {})}
-        others = [f"{name} {v}" for name, v in theirs.items() if v != getattr(self.args, name)]
-        self.history["warnings"] = [f"the teacher was trained with {other}" for other in others]
+        if teacher and teacher["env_id"] != self.args.env_id:
+            self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
         if self.args.track:
@@ -458,7 +463,7 @@ class Run:
         rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
-        print(*self.history["warnings"], f"once stopped, go on with: {command}", sep="\n")
+        print(*self.history.get("warnings", []), f"once stopped, go on with: {command}", sep="\n")
         atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
         bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
         self.bar = tqdm(total=self.total, initial=self.step, **bar)
@@ -503,13 +508,13 @@ class Run:
         header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.args.env_id}
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        texts = {name: json.dumps(value) for name, value in header.items()}
-        write_file(self.folder / "agent.safetensors", to_safetensors(state["agent"], texts))
+        write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
         state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
         state["torch_rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         torch.save(state, buffer := io.BytesIO())
-        write_file(self.folder / "training_state.pt", buffer.getvalue())
+        digest = hashlib.sha256(buffer.getbuffer()).digest()
+        write_file(self.folder / "training_state.pt", buffer.getvalue() + digest)
 
     def finish(self, score: dict, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
@@ -548,6 +553,15 @@ def check_args(args) -> None:
         raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
 
 
+def pack_agent(tensors: dict, header: dict) -> bytes:
+    """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
+    size = int.from_bytes(file[:8], "little")
+    text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there."""
     partial = path.with_name(path.name + ".partial")
@@ -560,7 +574,9 @@ def read_training_state(folder: Path, command: str) -> dict:
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
     try:
-        state = torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True)
+        content = (folder / "training_state.pt").read_bytes()
+        assert hashlib.sha256(content[:-32]).digest() == content[-32:]
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         found = state["command"]
     except Exception as error:  # torch raises many kinds
         raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
@@ -569,23 +585,41 @@ def read_training_state(folder: Path, command: str) -> dict:
     return state
 
 
-def load_procgen_agent(path: str | Path) -> tuple[PixelAgent, dict]:
-    """A frozen agent and its header, from a file that is data and runs nothing.
+def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
+    """A frozen agent and its header, from a stranger's file, which can run nothing.
 
-    Raises UserError for anything else than a whole Procgen agent with finite weights.
+    `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
+            texts = file.metadata() or {}
+            header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        agent = PixelAgent((3, 64, 64), 15, header["size"])
+        if header["format"] != "ppd-agent-1" or header["suite"] != suite:
+            raise ValueError(f"its suite is {header['suite']}")
+        kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
+        wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
+        if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
+            raise ValueError(f"its header has an odd {', '.join(wrong) or 'env_id'}")
+        for name, tensor in tensors.items():
+            bad = tensor.isnan() if name.startswith("action_") else ~tensor.isfinite()
+            if bad.any() or name == "obs_var" and (tensor < 0).any():
+                raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
+        agent = make(tensors, header)
         agent.load_state_dict(tensors)
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("NaN or infinite weights")
-    except (OSError, SafetensorError, ValueError, LookupError, AttributeError, RuntimeError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"{path}: no Procgen agent of this project: {reason}") from e
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        damaged = isinstance(error, SafetensorError) and Path(path).is_file()
+        pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
+        reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
+        remedy = f"train one with ppo_teacher_{suite}.py"
+        raise UserError(f"{path}: no sound {suite} agent ({reason}); {remedy}") from error
     return agent.eval().requires_grad_(False), header
+
+
+def load_procgen_agent(path) -> tuple[PixelAgent, dict]:
+    """A frozen agent and its header. Raises UserError."""
+    make = lambda tensors, header: PixelAgent((3, 64, 64), 15, header["size"])
+    return load_agent(path, "procgen", make)
 
 
 # ------------------------------------------------------------------------------- Environments
@@ -699,6 +733,25 @@ def make_procgen_envs(args, num_envs: int, num_threads: int, levels: str = "trai
     return ProcgenVectorEnv(args.env_id, num_envs, num_levels, start_level, mode, num_threads)
 
 
+class PatientFile(io.FileIO):
+    """A standard stream whose reader may go away: what it cannot take is dropped."""
+
+    def write(self, data) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def guard_process() -> None:
+    """Have a run not depend on who reads its output, or whether anything does."""
+    while os.open(os.devnull, os.O_RDWR) < 2:
+        pass  # a closed stdout or stderr is replaced, not left to the next file that is opened
+    for name, number in [("stdout", 1), ("stderr", 2)]:
+        file = PatientFile(number, "w", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main() -> None:
     try:
         train(tyro.cli(Args, description=__doc__))
@@ -710,4 +763,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    guard_process()
     main()
