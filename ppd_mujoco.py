@@ -91,9 +91,7 @@ class Args:
     save_every: float = 60.0  # seconds between checkpoints
     run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
     resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
-    track: bool = (
-        False  # also log to Weights & Biases (pip install wandb; WANDB_PROJECT names where)
-    )
+    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
 
     def __post_init__(self):
         if self.gamma is None:

@@ -59,9 +59,7 @@ class Args:
     num_envs: int = 18  # environments stepped side by side, N (Table 3)
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
-    torch_threads: int = (
-        torch.get_num_threads()
-    )  # CPU threads of the networks, where they run there
+    torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
     compile: bool = False  # compile the networks, on a GPU into CUDA graphs: a minute at the start
     bfloat16: bool = False  # run them in bfloat16, for a GPU or a CPU that has it; scores: float32
 
@@ -93,9 +91,7 @@ class Args:
     save_every: float = 60.0  # seconds between checkpoints
     run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
     resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
-    track: bool = (
-        False  # also log to Weights & Biases (pip install wandb; WANDB_PROJECT names where)
-    )
+    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
 
 
 # ------------------------------------------------------------------------------- Losses

@@ -78,9 +78,7 @@ class Args:
     save_every: float = 60.0  # seconds between checkpoints
     run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
     resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
-    track: bool = (
-        False  # also log to Weights & Biases (pip install wandb; WANDB_PROJECT names where)
-    )
+    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
 
 
 @dataclass
@@ -106,9 +104,7 @@ class MujocoArgs(Args):
 class PixelArgs(Args):
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
-    torch_threads: int = (
-        torch.get_num_threads()
-    )  # CPU threads of the networks, where they run there
+    torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
     student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
 
 
