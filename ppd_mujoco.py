@@ -56,9 +56,7 @@ class Args:
     env_id: str = "Hopper-v4"  # the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer, each -v4
     seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
     num_envs: int = 18  # environments stepped side by side, N (Table 3)
-    num_workers: int = min(
-        torch.get_num_threads(), 6
-    )  # processes that step them, this one included
+    num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
     device: Literal["cpu", "cuda"] = "cpu"  # of networks and rollout; a GPU gains nothing here
     torch_threads: int = 1  # CPU threads of an update; more pay for large networks on idle cores
 

@@ -11,9 +11,8 @@ collects a short rollout, and one gradient step over all of it minimises
     mean[ KL(π_T ‖ π_θ) ] − α·mean[ H(π_θ) ] + c_v·mean[ (V_φ − V_T)² ]
 
 No reward enters. Differs from `student_distill.py`, Algorithm 2, only in who acts: the episodes in
-the log are the teacher's, the evaluations the student's. The method comes first: Args, losses,
-`train`; then what it stands on: agents, scoring, runs and checkpoints, the environments of three
-suites. T steps in N environments are B samples; observations are (B, D) on MuJoCo, frames
+the log are the teacher's, the evaluations the student's. First Args, losses, `train`; then what
+they stand on. T steps in N environments are B samples; observations are (B, D) on MuJoCo, frames
 (B, C, H, W) elsewhere.
 """
 
@@ -85,9 +84,7 @@ class Args:
 class MujocoArgs(Args):
     suite = "mujoco"
     env_id: str = "Hopper-v4"  # the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer, each -v4
-    num_workers: int = min(
-        torch.get_num_threads(), 6
-    )  # processes that step them, this one included
+    num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
     device: Literal["cpu", "cuda"] = "cpu"  # of networks and rollout; a GPU gains nothing here
     torch_threads: int = 1  # CPU threads of an update; more pay for large networks on idle cores
     student_size: Literal["smaller", "same", "larger"] = "larger"  # beside the teacher's (Table 4)
