@@ -9,6 +9,7 @@ less noisy instead, or as well. The header keeps the original's score: students 
 teacher are measured against the original one.
 """
 
+import importlib
 import math
 import sys
 from dataclasses import dataclass
@@ -18,8 +19,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from evaluate import import_script, play
-from ppd_mujoco import UserError, read_checkpoint
+from evaluate import UserError, play, read_header
 
 
 @dataclass
@@ -43,17 +43,18 @@ def add_noise(agent: torch.nn.Module, sigma: float, seed: int) -> None:
 
 def score_teacher(script, agent, header: dict, episodes: int) -> dict:
     """Play by the paper's protocol; returns the header's entries that hold scores."""
-    seed = 10_000 + header["seed"]
-    scores = {"score": play(script, agent, header, episodes, seed)[0]}
-    if header["suite"] == "procgen":
-        scores["score_training"] = play(script, agent, header, episodes, seed, "training")[0]
+    kinds = {"score": "unseen", "score_training": "training"}
+    scores = {}
+    for name in kinds if header["suite"] == "procgen" else ("score",):
+        full = play(script, agent, header, episodes, header["seed"], kinds[name])
+        scores[name] = {key: full[key] for key in full if key not in ("returns", "lengths")}
     return scores
 
 
 def corrupt(args: Args) -> dict:
     """Write the imperfect teacher; returns its header. Raises UserError."""
-    _, header = read_checkpoint(args.teacher)
-    script = import_script(args.teacher, header)
+    header = read_header(args.teacher)
+    script = importlib.import_module(header["script"])
     shift, sigma = args.log_std_shift, args.sigma
     sigma = sigma if sigma is not None else 0.0 if shift else 0.05
     if not (0 <= sigma < math.inf and math.isfinite(shift) and (sigma or shift)):
@@ -78,7 +79,7 @@ def corrupt(args: Args) -> dict:
     out = Path(args.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        script.save_agent(agent, out, header)
+        script.write_file(out, script.pack_agent(agent.state_dict(), header))
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}; name another file") from error
     return header
@@ -94,6 +95,9 @@ def main() -> None:
             raise
         print(f"experiments.corrupt: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("experiments.corrupt: stopped; nothing was written", file=sys.stderr)
+        sys.exit(130)
     score, original = header["score"], header["original_score"]
     kept = f", {score['mean'] / original['mean']:.2f} of it" if original["mean"] > 0 else ""
     noise = f"σ {header['sigma']:g}, noise seed {args.seed}, log σ {args.log_std_shift:+g}"
