@@ -74,7 +74,7 @@ class Job(Checkpointable):
     def note(self, text: str) -> None:
         """Write a line to the log."""
         with open(self.beside(".log"), "a") as log:
-            print(text, file=log)
+            print(f"\n{text}", file=log)  # a killed run leaves half a line
 
     def log_tail(self, lines: int = 8) -> str:
         with suppress(OSError):

@@ -25,7 +25,7 @@ RUN = "runs/{}/Hopper-v4__ppd__smaller__distill-lambda-{}__total-timesteps-{}__1
 
 @pytest.fixture
 def folder(tmp_path):
-    """Of Hopper, seed 100, shipped; and no runs."""
+    """It has a shipped teacher of Hopper, seed 100, and no runs."""
     (tmp_path / "teachers").mkdir()
     teacher = tmp_path / "teachers" / "Hopper-v4.safetensors"
     save_file({"weights": np.zeros(1)}, teacher, metadata={"seed": "100"})
