@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from safetensors.numpy import save_file
 
 from experiments.job import Job, is_finished, is_training
@@ -151,6 +152,16 @@ def test_each_worker_has_its_gpu_and_cores(folder, flags, variable, gpus):
     results = [json.loads(path.read_text()) for path in folder.glob("runs/brief/*/result.json")]
     assert {result["CUDA_VISIBLE_DEVICES"] for result in results} == gpus
     assert {result["OMP_NUM_THREADS"] for result in results} == {"3"}
+
+
+def test_a_run_in_other_hands_is_left_alone(tmp_path):
+    job = Job(tmp_path / "run", ["nowhere.py"], [])
+    job.run_dir.mkdir()
+    with FileLock(job.run_dir / "lock"), ThreadPoolExecutor() as pool:
+        pool.submit(job)
+        time.sleep(0.5)
+        job.stopped = True
+    assert job.run_dir.exists() and job.log_tail() == "(no log)"
 
 
 def test_an_imperfect_teacher_is_made_once(tmp_path):
