@@ -433,9 +433,11 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=self.state is not None)
         self.lock = FileLock(self.folder / "lock")
         try:
-            self.lock.acquire(timeout=0)
+            self.lock.acquire(timeout=1)
         except Timeout as error:
             raise UserError(f"{self.folder}: another process trains this run; let it") from error
+        if (self.folder / "result.json").exists():
+            raise UserError(f"{self.folder}: another process has just finished this run")
         if self.history.setdefault("teacher", teacher) != teacher:
             raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
         if self.state:
