@@ -206,7 +206,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
-        logits = self.actor(self.normalize(obs)).float()
+        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
@@ -230,7 +231,8 @@ def train(args: Args) -> dict:
     agent.bfloat16 = args.bfloat16
     if args.compile:  # not `network.compile()`, which leaves an nn.Sequential as it is
         for network in (agent.actor, agent.critic):
-            network.forward = torch.compile(network.forward, mode="reduce-overhead", dynamic=False)
+            options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
+            network.forward = torch.compile(network.forward, **options)  # a graph for each shape
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
@@ -267,7 +269,8 @@ def train(args: Args) -> dict:
             values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
             next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
             if final_obs:  # in the order of `truncations`: step by step, row by row
-                next_values[truncations] = agent.value(np.array(final_obs))
+                with torch.compiler.set_stance("force_eager"):  # no graph for each number of them
+                    next_values[truncations] = agent.value(np.array(final_obs))
             ended = terminations | truncations
             scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
             ends = [torch.from_numpy(mask).to(device) for mask in (terminations, ended)]
@@ -294,10 +297,10 @@ def train(args: Args) -> dict:
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
                 loss = loss + distill_lambda * distill_loss  # Equation 2, negated
-                optimizer.zero_grad()
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
+                optimizer.zero_grad()  # here, so that the next CUDA graph can have their memory
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),

@@ -374,7 +374,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
-        logits = self.actor(self.normalize(obs)).float()
+        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
