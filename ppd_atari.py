@@ -229,6 +229,8 @@ def train(args: Args) -> dict:
     teacher, teacher_header = load_atari_teacher(args, num_actions, device)
     agent = PixelAgent(obs_shape, num_actions, args.student_size).to(device)
     agent.bfloat16 = args.bfloat16
+    if device.type == "cuda":  # weights in the frames' order, or each convolution reorders them
+        agent.to(memory_format=torch.channels_last)
     if args.compile:  # not `network.compile()`, which leaves an nn.Sequential as it is
         for network in (agent.actor, agent.critic):
             options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
@@ -586,7 +588,8 @@ class Run:
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
         texts = {name: json.dumps(value) for name, value in header.items()}
-        write_file(self.folder / "agent.safetensors", to_safetensors(state["agent"], texts))
+        weights = {name: tensor.contiguous() for name, tensor in state["agent"].items()}
+        write_file(self.folder / "agent.safetensors", to_safetensors(weights, texts))
         state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
         state["torch_rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None

@@ -466,7 +466,8 @@ class Run:
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
         texts = {name: json.dumps(value) for name, value in header.items()}
-        write_file(self.folder / "agent.safetensors", to_safetensors(state["agent"], texts))
+        weights = {name: tensor.contiguous() for name, tensor in state["agent"].items()}
+        write_file(self.folder / "agent.safetensors", to_safetensors(weights, texts))
         state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
         state["torch_rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
