@@ -249,7 +249,9 @@ def train(args: Args) -> dict:
         print(f"teacher: {score_text(score)} (20 episodes on unseen levels)")
     run.start(header, parts, teacher_header)
 
-    obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
+    # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
+    obs = torch.zeros((T, N, *obs_shape[1:], obs_shape[0]), dtype=torch.uint8, device=device)
+    obs = obs.permute(0, 1, 4, 2, 3)
     logits = torch.zeros((T, N, num_actions), device=device)  # of the policy
     actions = torch.zeros((T, N), dtype=torch.int64, device=device)
     rewards = np.zeros((T, N))
