@@ -240,10 +240,11 @@ def train(args: Args) -> dict:
                 with torch.compiler.set_stance("force_eager"):  # no graph for each number of them
                     next_values[truncations] = agent.value(np.array(final_obs))
             ended = terminations | truncations
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends = [torch.from_numpy(mask).to(device) for mask in (terminations, ended)]
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = torch.from_numpy(terminations), torch.from_numpy(ended)
             discounts = args.gamma, args.gae_lambda
-            advantages = compute_gae(scaled_rewards, values, next_values, *ends, *discounts)
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.

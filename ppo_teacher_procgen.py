@@ -238,10 +238,11 @@ def train(args: Args) -> dict:
             chunks = b_obs.split(args.minibatch_size)
             values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
             next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends = [torch.from_numpy(ended).to(device)] * 2
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = [torch.from_numpy(ended)] * 2
             discounts = args.gamma, args.gae_lambda
-            advantages = compute_gae(scaled_rewards, values, next_values, *ends, *discounts)
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.
