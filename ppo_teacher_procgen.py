@@ -480,7 +480,7 @@ class Run:
         Raises UserError, before anything is saved, where a loss or weight is no number any more.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
