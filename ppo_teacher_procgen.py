@@ -177,7 +177,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
-        logits = self.actor(self.normalize(obs)).float()
+        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
@@ -199,9 +200,12 @@ def train(args: Args) -> dict:
 
     agent = PixelAgent(obs_shape, num_actions, args.size).to(device)
     agent.bfloat16 = args.bfloat16
+    if device.type == "cuda":  # weights in the frames' order, or each convolution reorders them
+        agent.to(memory_format=torch.channels_last)
     if args.compile:  # not `network.compile()`, which leaves an nn.Sequential as it is
         for network in (agent.actor, agent.critic):
-            network.forward = torch.compile(network.forward, mode="reduce-overhead", dynamic=False)
+            options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
+            network.forward = torch.compile(network.forward, **options)  # a graph for each shape
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
@@ -211,7 +215,9 @@ def train(args: Args) -> dict:
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     run.start(header, parts)
 
-    obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
+    # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
+    obs = torch.zeros((T, N, *obs_shape[1:], obs_shape[0]), dtype=torch.uint8, device=device)
+    obs = obs.permute(0, 1, 4, 2, 3)
     logits = torch.zeros((T, N, num_actions), device=device)  # of the policy
     actions = torch.zeros((T, N), dtype=torch.int64, device=device)
     rewards = np.zeros((T, N))
@@ -235,10 +241,11 @@ def train(args: Args) -> dict:
             chunks = b_obs.split(args.minibatch_size)
             values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
             next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends = [torch.from_numpy(ended).to(device)] * 2
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = [torch.from_numpy(ended)] * 2
             discounts = args.gamma, args.gae_lambda
-            advantages = compute_gae(scaled_rewards, values, next_values, *ends, *discounts)
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.
@@ -253,10 +260,10 @@ def train(args: Args) -> dict:
                 v_loss = value_loss(agent.value(b_obs[mb]), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
-                optimizer.zero_grad()
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
+                optimizer.zero_grad()  # here, so that the next CUDA graph can have their memory
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),
@@ -476,7 +483,7 @@ class Run:
         Raises UserError, before anything is saved, where a loss or weight is no number any more.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
@@ -553,6 +560,7 @@ def check_args(args) -> None:
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
     """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
     size = int.from_bytes(file[:8], "little")
     text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()

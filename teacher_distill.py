@@ -375,7 +375,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
-        logits = self.actor(self.normalize(obs)).float()
+        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
@@ -578,7 +579,7 @@ class Run:
         Raises UserError, before anything is saved, where a loss or weight is no number any more.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
@@ -655,6 +656,7 @@ def check_args(args) -> None:
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
     """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
     size = int.from_bytes(file[:8], "little")
     text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()
