@@ -399,6 +399,8 @@ def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         return NatureCNN(obs_shape, (32, 64, 64), 64), 64
     if size == "smaller-text":  # as the paper's Appendix A.3 describes it
         return NatureCNN(obs_shape, (32, 32, 32), 128), 128
+    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
+        return NatureCNN(obs_shape, (32, 64, 64), 512), 512
     channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
     return ImpalaCNN(obs_shape, channels, features), features
 

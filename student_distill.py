@@ -47,7 +47,7 @@ import tyro
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal, OneHotCategorical
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -234,11 +234,12 @@ def build_mujoco(args, path):
     """Environments, those to evaluate in, teacher, its header, student, header."""
     envs = MujocoVectorEnv(args.env_id, args.num_envs, args.num_workers)
     eval_envs = {"": MujocoVectorEnv(args.env_id, 10, args.num_workers)}
-    sizes = (*envs.single_observation_space.shape, *envs.single_action_space.shape)
-    teacher, teacher_header = load_mujoco_agent(path, sizes)
-    bounds, obs_dim = (teacher.action_low, teacher.action_high), len(teacher.obs_mean)
-    agent = MujocoAgent(*bounds, obs_dim, args.hidden_sizes)
-    for name in ("obs_mean", "obs_var", "obs_count"):  # the teacher's statistics, frozen
+    (obs_dim,), box = envs.single_observation_space.shape, envs.single_action_space
+    teacher, teacher_header = load_mujoco_agent(path, (obs_dim, *box.shape, box.dtype))
+    if teacher.critic is None:
+        raise UserError(f"{path}: has no critic to learn from; use ppd_mujoco.py")
+    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes)
+    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, frozen
         agent.get_buffer(name).copy_(teacher.get_buffer(name))
     header = {"suite": "mujoco", "hidden_sizes": args.hidden_sizes, "deterministic": True}
     return envs, eval_envs, teacher, teacher_header, agent, header
@@ -276,41 +277,51 @@ def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
     return layer
 
 
-def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float) -> nn.Sequential:
-    """ReLU network; `gain` initialises its last layer."""
-    layers = []
+def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
+    """Linear layers and activations between them; `gain` initialises the last layer."""
+    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
     for hidden in hidden_sizes:
-        layers += [init_layer(nn.Linear(inputs, hidden)), nn.ReLU()]
+        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
         inputs = hidden
     return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
 
 
 class MujocoAgent(nn.Module):
-    """Gaussian policy, critic and observation statistics; takes raw observations."""
+    """Policy, critic and observation statistics; takes raw observations.
 
-    def __init__(self, action_low, action_high, obs_dim: int, hidden_sizes):
+    The policy is Gaussian; with bounds that are integers it chooses one of A actions, a one-hot
+    row. Imported teachers have other activations, and critics of other sizes than the policy.
+    """
+
+    def __init__(
+        self, action_low, action_high, obs_dim, hidden_sizes, activation="relu", critic_sizes=None
+    ):
         super().__init__()
-        self.actor = make_mlp(obs_dim, hidden_sizes, len(action_low), gain=0.01)
+        self.actor = make_mlp(obs_dim, hidden_sizes, len(action_low), 0.01, activation)
         self.log_std = nn.Parameter(torch.zeros(len(action_low)))
-        self.critic = make_mlp(obs_dim, hidden_sizes, 1, gain=1.0)
+        critic_sizes = hidden_sizes if critic_sizes is None else critic_sizes
+        self.critic = make_mlp(obs_dim, critic_sizes, 1, 1.0, activation)
         self.register_buffer("action_low", torch.as_tensor(action_low))
         self.register_buffer("action_high", torch.as_tensor(action_high))
         self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
+        self.register_buffer("obs_clip", torch.tensor(10.0))
 
     def normalize(self, obs) -> torch.Tensor:
-        """Raw (B, D) to mean 0 and variance 1, clipped to ±10 (SB3's VecNormalize)."""
+        """Raw (B, D) to mean 0 and variance 1, clipped (SB3's VecNormalize)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         mean, var = self.obs_mean.float(), self.obs_var.float()
-        return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-10, 10)
+        return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-self.obs_clip, self.obs_clip)
 
-    def distribution(self, means: torch.Tensor) -> Independent:
-        """(B, A) to a diagonal Gaussian whose log_prob, entropy and KL are (B,)."""
+    def distribution(self, means: torch.Tensor) -> Independent | OneHotCategorical:
+        """Means, or logits, (B, A) to a distribution whose log_prob, entropy and KL are (B,)."""
+        if not self.action_low.is_floating_point():
+            return OneHotCategorical(logits=means, validate_args=False)
         std = self.log_std.exp().expand_as(means)
         return Independent(Normal(means, std, validate_args=False), 1, validate_args=False)
 
-    def policy(self, obs) -> Independent:
+    def policy(self, obs) -> Independent | OneHotCategorical:
         """Raw (B, D) to π(· | s)."""
         return self.distribution(self.actor(self.normalize(obs)))
 
@@ -324,9 +335,9 @@ class MujocoAgent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw observations (B, D) to actions (B, A): the mean, or a sample."""
+        """Raw observations (B, D) to actions (B, A): the likeliest, or a sample."""
         dist = self.policy(obs)
-        return self.env_actions(dist.mean if deterministic else dist.sample())
+        return self.env_actions(dist.mode if deterministic else dist.sample())
 
 
 class PixelAgent(nn.Module):
@@ -431,6 +442,8 @@ def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         return NatureCNN(obs_shape, (32, 64, 64), 64), 64
     if size == "smaller-text":  # as the paper's Appendix A.3 describes it
         return NatureCNN(obs_shape, (32, 32, 32), 128), 128
+    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
+        return NatureCNN(obs_shape, (32, 64, 64), 512), 512
     channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
     return ImpalaCNN(obs_shape, channels, features), features
 
@@ -718,14 +731,20 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
     return agent.eval().requires_grad_(False), header
 
 
-def load_mujoco_agent(path, sizes: tuple[int, int] | None = None) -> tuple[MujocoAgent, dict]:
-    """A frozen agent, if it is for sizes (D, A), and its header. Raises UserError."""
+def load_mujoco_agent(path, sizes: tuple | None = None) -> tuple[MujocoAgent, dict]:
+    """A frozen agent, if it is for sizes (D, A, dtype of actions), and its header."""
 
     def make(tensors, header):
         low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
-        if sizes not in (None, (obs_dim, len(low))):
-            raise ValueError(f"its sizes are {obs_dim, len(low)}, not {sizes}")
-        return MujocoAgent(low, high, obs_dim, header["hidden_sizes"])
+        found = obs_dim, *low.shape, low.numpy().dtype
+        if sizes not in (None, found):
+            raise ValueError(f"its sizes are {found}, not {sizes}")
+        imported = {name: header[name] for name in ("activation", "critic_sizes") if name in header}
+        agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
+        tensors.setdefault("obs_clip", agent.obs_clip)  # the first files have none
+        if "critic.0.bias" not in tensors:
+            agent.critic = None  # an imported teacher may have none
+        return agent
 
     return load_agent(path, "mujoco", make)
 
@@ -760,6 +779,9 @@ def make_mujoco_env(env_id: str, **options) -> gym.Env:
             raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
     if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
         raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.int8)
+        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"--env-id {env_id}: has {space}; use an id with flat Boxes")

@@ -3,13 +3,11 @@
 No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backend only counts.
 """
 
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers import PPO_SCRIPTS, load
-from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
