@@ -69,9 +69,7 @@ class Teacher:
     """What a file of another library holds."""
 
     trained_by: str
-    image_weights: dict[str, torch.Tensor] = field(
-        default_factory=dict
-    )  # under `PixelAgent`'s names
+    image_weights: dict = field(default_factory=dict)  # of an image policy, as `PixelAgent`'s
     actor: list[tuple] = field(default_factory=list)  # layers of an MLP policy
     critic: list[tuple] = field(default_factory=list)  # none: it observes something else
     activation: str = "tanh"
@@ -322,7 +320,7 @@ def find_env_id(env_id: str, make_env) -> tuple[str, gym.Env]:
         else:
             if found != env_id:
                 print(f"{env_id} is not installed: {found} in its place")
-            return found, env
+            return found.split(":")[-1], env  # without the module that registered it
     raise failure
 
 
@@ -363,7 +361,7 @@ def build_mujoco(script, teacher: Teacher, env_id: str):
             raise UserError(f"--vecnormalize: statistics of {teacher.mean.shape}, not ({obs_dim},)")
         agent.obs_mean.copy_(torch.from_numpy(teacher.mean))
         # An agent divides by √(variance + 1e-8), others by something else.
-        agent.obs_var.copy_(torch.from_numpy(teacher.scale**2 - 1e-8))
+        agent.obs_var.copy_(torch.from_numpy(teacher.scale**2 - 1e-8).clamp(min=0))
     envs = script.MujocoVectorEnv(env_id, 10, torch.get_num_threads())
     return agent, header | {"env_id": env_id}, envs
 
