@@ -119,12 +119,14 @@ def one_line(error: BaseException) -> str:
 def read_weights(content: bytes, kind: str) -> dict:
     """A torch file as tensors and numbers. Raises UserError."""
     try:
-        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused a line later
+            return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds
-        asked = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported \w+ ([\w.]+)", str(error))
+        asked = re.search(r"GLOBAL ([\w.]+)|Unsupported operand", str(error))
         if asked:
-            name = asked[1] or asked[2]
-            raise UserError(f"{kind} asks for {name}, which no weights need; not run") from error
+            name = asked[1] or "objects"
+            raise UserError(f"{kind} asks for {name}, which no weights need; not loaded") from error
         raise UserError(f"{kind} is no torch file of weights, or cut short") from error
 
 
@@ -300,7 +302,10 @@ def read_normalizer(path: str, teacher: Teacher) -> None:
             found = {"mean": saved.obs_rms.mean, "var": saved.obs_rms.var}
             found |= {"clip": saved.clip_obs, "epsilon": saved.epsilon}
         teacher.mean = np.asarray(found["mean"], np.float64)
-        teacher.scale = np.sqrt(np.asarray(found["var"], np.float64) + float(found["epsilon"]))
+        var = np.asarray(found["var"], np.float64) + float(found["epsilon"])
+        if not (var > 0).all():
+            raise ValueError("a variance is NaN or below 0")
+        teacher.scale = np.sqrt(var)
         teacher.clip = min(float(found["clip"]), teacher.clip)
     except Exception as error:  # a pickle of anything raises anything
         raise UserError(f"{path}: no VecNormalize of SB3's: {one_line(error)}") from error

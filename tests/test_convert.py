@@ -1,11 +1,10 @@
-"""Teachers of other libraries, read as weights and compared with their own answers; ONNX back out."""
+"""Teachers of other libraries answer as they did there; ONNX plays as the agent."""
 
 import io
 import json
 import pickle
 import shutil
 import sys
-import types
 import zipfile
 from fractions import Fraction
 
@@ -20,8 +19,15 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-convert = load("convert")
+convert, ppd = load("convert"), load("ppd_mujoco")
 HOPPER = ROOT / "teachers" / "Hopper-v4.safetensors"
+MLPS = [
+    (PPO, "Pendulum-v1", {"pi": [16], "vf": [8, 8]}, nn.Tanh, 2.5),
+    (A2C, "Pendulum-v1", [32, 16], nn.ReLU, None),
+    (PPO, "Pendulum-v1", {"pi": [8, 4], "vf": []}, nn.ELU, np.inf),
+    (PPO, "CartPole-v1", {"pi": [8], "vf": [32]}, nn.ReLU, 10.0),
+    (A2C, "Acrobot-v1", [16], nn.Tanh, None),
+]
 
 
 class Frames(gym.Env):
@@ -47,39 +53,55 @@ class Malicious:
         return open, (self.path, "w")
 
 
+def mlp(*sizes, activation=nn.Tanh):
+    pairs = zip(sizes, sizes[1:], strict=False)
+    layers = [layer for pair in pairs for layer in (nn.Linear(*pair), activation())]
+    return nn.Sequential(*layers[:-1])
+
+
+def named(**networks):
+    return {f"{name}.{k}": v for name, n in networks.items() for k, v in n.state_dict().items()}
+
+
+def torch_bytes(content) -> bytes:
+    torch.save(content, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def zip_bytes(members: dict) -> bytes:
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def sb3_bytes(model) -> bytes:
+    model.save(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
 def build(path, env_id="Pendulum-v1", **options):
     """The agent that `convert.py import` would write."""
-    args = convert.Import(str(path), env_id, "out.safetensors", **options)
-    return convert.build_agent(args)[1]
+    return convert.build_agent(convert.Import(str(path), env_id, "out", **options))[1]
 
 
-def check(agent, obs, outputs, values, std=None, tolerance=1e-5):
+def check(agent, obs, outputs, values, std=None):
     """An agent answers raw observations with these means or logits, deviations and values."""
-    dist = agent.policy(obs)
-    ours = dist.mean if std is not None else dist.logits
-    theirs = outputs if std is not None else outputs.log_softmax(-1)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
-    if std is not None:
-        torch.testing.assert_close(dist.stddev, std.expand_as(ours), rtol=0, atol=tolerance)
-    torch.testing.assert_close(agent.value(obs), values, rtol=0, atol=tolerance)
+    dist, close = agent.policy(obs), {"rtol": 0, "atol": 1e-5}
+    if std is None:
+        torch.testing.assert_close(dist.logits, outputs.log_softmax(-1), **close)
+    else:
+        torch.testing.assert_close(dist.mean, outputs, **close)
+        torch.testing.assert_close(dist.stddev, std.expand_as(outputs), **close)
+    torch.testing.assert_close(agent.value(obs), values.flatten(), **close)
 
 
-def check_sb3(agent, model, obs, normalize=lambda obs: obs):
-    seen = torch.as_tensor(normalize(obs)).float() if obs.dtype != np.uint8 else torch.tensor(obs)
-    with torch.no_grad():
-        dist = model.policy.get_distribution(seen).distribution
-        gaussian = isinstance(dist, torch.distributions.Normal)
-        outputs, std = (dist.mean, dist.stddev) if gaussian else (dist.logits, None)
-        check(agent, obs, outputs, model.policy.predict_values(seen).flatten(), std)
-
-
-MLPS = [
-    (PPO, "Pendulum-v1", {"pi": [16], "vf": [8, 8]}, nn.Tanh, 2.5),
-    (A2C, "Pendulum-v1", [32, 16], nn.ReLU, None),
-    (PPO, "Pendulum-v1", {"pi": [8, 4], "vf": []}, nn.ELU, np.inf),
-    (PPO, "CartPole-v1", {"pi": [8], "vf": [32]}, nn.ReLU, 10.0),
-    (A2C, "Acrobot-v1", [16], nn.Tanh, None),
-]
+@torch.no_grad()
+def check_sb3(agent, model, obs, seen):
+    dist = model.policy.get_distribution(seen).distribution
+    gaussian = isinstance(dist, torch.distributions.Normal)
+    outputs, std = (dist.mean, dist.stddev) if gaussian else (dist.logits, None)
+    check(agent, obs, outputs, model.policy.predict_values(seen), std)
 
 
 @pytest.mark.parametrize(("algorithm", "env_id", "net_arch", "activation", "clip"), MLPS)
@@ -91,57 +113,34 @@ def test_sb3_mlps_answer_alike(algorithm, env_id, net_arch, activation, clip, tm
     networks = {"net_arch": net_arch, "activation_fn": activation}
     model = algorithm("MlpPolicy", envs, n_steps=64, policy_kwargs=networks, seed=1)
     model.learn(500)
-    model.policy.optimizer.param_groups[0]["lr"] = 0
-    if hasattr(model.policy, "log_std"):
+    if env_id == "Pendulum-v1":
         model.policy.log_std.data.uniform_(-1, 1)
     model.save(tmp_path / "model.zip")
     if clip:
         envs.save(options["vecnormalize"])
     agent = build(tmp_path / "model.zip", env_id, **options)
-    obs = np.random.default_rng(0).normal(size=(256, envs.observation_space.shape[0])) * 3
-    check_sb3(agent, model, obs, envs.normalize_obs if clip else lambda obs: obs)
-    assert (agent.normalize(obs).abs().max() > 2.5) == (clip != 2.5)
+    obs = np.random.default_rng(0).normal(size=(256, *envs.observation_space.shape)) * 3
+    seen = torch.tensor(envs.normalize_obs(obs) if clip else obs).float()
+    check_sb3(agent, model, obs, seen)
+    assert (seen.abs().max() > 2.5) == (clip != 2.5)
 
 
 @pytest.mark.parametrize("share", [True, False])
 def test_sb3_cnns_answer_alike(share, tmp_path):
     model = A2C("CnnPolicy", Frames(), policy_kwargs={"share_features_extractor": share}, seed=1)
-    with torch.no_grad():
-        model.policy.action_net.weight.mul_(10)
+    model.policy.action_net.weight.data.mul_(10)
     model.learn(10)
     model.save(tmp_path / "model.zip")
-    agent = build(tmp_path / "model.zip", "PongNoFrameskip-v4")
-    check_sb3(agent, model, np.random.default_rng(0).integers(0, 256, (256, 4, 84, 84), np.uint8))
-
-
-def mlp(*sizes, activation=nn.Tanh, last=()):
-    """Linear layers with activations between them; small random numbers everywhere."""
-    found = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), activation())]
-    return nn.Sequential(*found[:-1], *last)
-
-
-def named(**networks):
-    return {f"{name}.{k}": v for name, n in networks.items() for k, v in n.state_dict().items()}
-
-
-def rewrite(source, target, change=None, weights=None):
-    """Copy an SB3 zip, changing its data in place or replacing its weights."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        data = json.loads(old.read("data"))
-        if change:
-            change(data)
-        new.writestr("data", json.dumps(data))
-        torch.save(weights, buffer := io.BytesIO())
-        new.writestr("policy.pth", buffer.getvalue() if weights else old.read("policy.pth"))
-    return target
+    frames = torch.randint(256, (256, 4, 84, 84), dtype=torch.uint8)
+    check_sb3(build(tmp_path / "model.zip", "PongNoFrameskip-v4"), model, frames, frames)
 
 
 @pytest.fixture(scope="module")
-def pendulum(tmp_path_factory):
-    """A small SB3 agent that has never learnt."""
-    path = tmp_path_factory.mktemp("sb3") / "pendulum.zip"
-    PPO("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, seed=1).save(path)
-    return path
+def pendulum():
+    """The members of a small SB3 agent's zip."""
+    model = PPO("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, seed=1)
+    with zipfile.ZipFile(io.BytesIO(sb3_bytes(model))) as archive:
+        return {name: archive.read(name) for name in ("data", "policy.pth")}
 
 
 def test_old_sb3_shares_its_first_layers(pendulum, tmp_path):
@@ -149,41 +148,35 @@ def test_old_sb3_shares_its_first_layers(pendulum, tmp_path):
     shared, policy, value = mlp(3, 6, 1)[:2], mlp(6, 5, 1), mlp(6, 4, 1)
     parts = {"mlp_extractor.shared_net": shared, "mlp_extractor.policy_net": policy[:2]}
     parts |= {"mlp_extractor.value_net": value[:2], "action_net": policy[2], "value_net": value[2]}
-    weights = named(**parts) | {"log_std": torch.tensor([0.3])}
-    path = rewrite(pendulum, tmp_path / "old.zip", weights=weights)
+    weights = torch_bytes(named(**parts) | {"log_std": torch.tensor([0.3])})
+    (tmp_path / "old.zip").write_bytes(zip_bytes({**pendulum, "policy.pth": weights}))
     obs = torch.randn(256, 3)
     latent = shared(obs)
-    check(build(path), obs, policy(latent), value(latent)[:, 0], torch.tensor([0.3]).exp())
+    check(build(tmp_path / "old.zip"), obs, policy(latent), value(latent), torch.tensor(0.3).exp())
 
 
 def test_cleanrl_answers_alike(tmp_path):
     torch.manual_seed(0)
     actor, critic, obs = mlp(3, 64, 64, 1), mlp(3, 64, 64, 1), torch.randn(256, 3) * 3
-    weights = named(actor_mean=actor, critic=critic) | {"actor_logstd": torch.full((1, 1), -0.4)}
-    torch.save(weights, tmp_path / "ppo.cleanrl_model")
-    statistics = {"mean": np.array([0.5, -1, 2]), "var": np.array([0.2, 1, 9]), "clip": 1.5}
-    np.savez(tmp_path / "statistics.npz", **statistics)
-    agent = build(tmp_path / "ppo.cleanrl_model", vecnormalize=str(tmp_path / "statistics.npz"))
-    mean, var = (torch.tensor(statistics[name]) for name in ("mean", "var"))
-    seen = ((obs - mean) / (var + 1e-8).sqrt()).clamp(-1.5, 1.5).float()
-    check(agent, obs, actor(seen), critic(seen)[:, 0], torch.tensor(-0.4).exp())
+    path = tmp_path / "agent.cleanrl_model"
+    log_std = torch.full((1, 1), -0.4)
+    torch.save(named(actor_mean=actor, critic=critic) | {"actor_logstd": log_std}, path)
+    mean, var = np.array([0.5, -1, 2]), np.array([0.2, 1, 9])
+    np.savez(tmp_path / "statistics.npz", mean=mean, var=var, clip=1.5)
+    agent = build(path, vecnormalize=str(tmp_path / "statistics.npz"))
+    seen = torch.tensor(((obs.numpy() - mean) / np.sqrt(var + 1e-8)).clip(-1.5, 1.5)).float()
+    check(agent, obs, actor(seen), critic(seen), log_std.exp())
 
     actor, critic, obs = mlp(4, 64, 64, 2), mlp(4, 64, 64, 1), torch.randn(256, 4) * 30
-    torch.save(named(actor=actor, critic=critic), tmp_path / "discrete.cleanrl_model")
-    agent = build(tmp_path / "discrete.cleanrl_model", "CartPole-v1")  # beyond ±10: nothing clips
-    check(agent, obs, actor(obs), critic(obs)[:, 0])
+    torch.save(named(actor=actor, critic=critic), path)
+    check(build(path, "CartPole-v1"), obs, actor(obs), critic(obs))  # nothing clips at 10
 
     cnn = load("ppd_atari").NatureCNN((4, 84, 84), (32, 64, 64), 512)
-    network, actor, critic = (
-        nn.Sequential(*cnn[0], cnn[1], cnn[2]),
-        nn.Linear(512, 6),
-        nn.Linear(512, 1),
-    )
-    torch.save(named(network=network, actor=actor, critic=critic), tmp_path / "atari.cleanrl_model")
-    agent = build(tmp_path / "atari.cleanrl_model", "PongNoFrameskip-v4")
+    network, actor, critic = nn.Sequential(*cnn[0], cnn[1], cnn[2]), mlp(512, 6), mlp(512, 1)
+    torch.save(named(network=network) | named(actor=actor[0], critic=critic[0]), path)
     frames = torch.randint(256, (64, 4, 84, 84), dtype=torch.uint8)
     seen = network(frames / 255)
-    check(agent, frames, actor(seen), critic(seen)[:, 0])
+    check(build(path, "PongNoFrameskip-v4"), frames, actor(seen), critic(seen))
 
 
 def statistics(size):
@@ -197,26 +190,23 @@ def test_rsl_rl_answers_alike(version, critic_size, tmp_path, capsys):
     torch.manual_seed(0)
     actor, critic = mlp(3, 8, 6, 1, activation=nn.ELU), mlp(critic_size, 4, 1, activation=nn.ELU)
     of_actor, of_critic, obs = statistics(3), statistics(critic_size), torch.randn(256, 3)
-    std = {"std": torch.tensor([0.7])} if version in "1 2.0 4" else {}
-    std |= {"log_std": torch.tensor([0.7]).log()} if version in "2.3 3" else {}
-    std |= {"distribution.std_param": torch.tensor([0.7])} if version == "5" else {}
-    if version in "4 5":
-        mine, its = (
-            {f"obs_normalizer.{k}": v for k, v in s.items()} for s in (of_actor, of_critic)
-        )
-        content = {"actor_state_dict": named(mlp=actor) | mine | std}
+    names = {"2.3": "log_std", "3": "log_std", "5": "distribution.std_param"}
+    deviation = {names.get(version, "std"): torch.tensor([0.7])}
+    if version in ("2.3", "3"):
+        deviation["log_std"] = torch.tensor([0.7]).log()
+    if version in ("4", "5"):
+        mine, its = ({f"obs_normalizer.{k}": s[k] for k in s} for s in (of_actor, of_critic))
+        content = {"actor_state_dict": named(mlp=actor) | mine | deviation}
         content |= {"critic_state_dict": named(mlp=critic) | its}
     else:
-        content = {"model_state_dict": named(actor=actor, critic=critic) | std}
-        normalizers = {"actor_obs_normalizer": of_actor, "critic_obs_normalizer": of_critic}
-        if version == "3":
-            content["model_state_dict"] |= {
-                f"{name}.{k}": v for name, s in normalizers.items() for k, v in s.items()
-            }
-        elif version != "1":
-            content["obs_norm_state_dict"] = of_actor
-            privileged = "critic" if version == "2.0" else "privileged"
-            content[f"{privileged}_obs_norm_state_dict"] = of_critic
+        content = {"model_state_dict": named(actor=actor, critic=critic) | deviation}
+    if version == "3":
+        beside = {f"actor_obs_normalizer.{k}": v for k, v in of_actor.items()}
+        beside |= {f"critic_obs_normalizer.{k}": v for k, v in of_critic.items()}
+        content["model_state_dict"] |= beside
+    if version in ("2.0", "2.3"):
+        kind = "critic" if version == "2.0" else "privileged"
+        content |= {"obs_norm_state_dict": of_actor, f"{kind}_obs_norm_state_dict": of_critic}
     torch.save(content | {"iter": 100, "infos": None}, tmp_path / "model_100.pt")
     agent = build(tmp_path / "model_100.pt")
     seen, critics = obs, obs
@@ -225,133 +215,111 @@ def test_rsl_rl_answers_alike(version, critic_size, tmp_path, capsys):
     if critic_size == 5:
         assert agent.critic is None
         assert "left out" in capsys.readouterr().out
-        agent.critic = critic = nn.Sequential(nn.Linear(3, 1))  # so that the policy can be checked
+        agent.critic = critic = nn.Linear(3, 1)  # so that its policy can be compared
         critics = agent.normalize(obs)
     elif version != "1":
         critics = (obs - of_critic["_mean"]) / (of_critic["_std"] + 0.01)
-    check(agent, obs, actor(seen), critic(critics)[:, 0], torch.tensor([0.7]))
+    check(agent, obs, actor(seen), critic(critics), torch.tensor(0.7))
 
 
-def refuse(arguments, capsys, monkeypatch, *words):
-    """One line that holds every one of `words`, exit status 2."""
+def refuse(arguments, capsys, monkeypatch, word):
+    """One line that holds the word, exit status 2."""
     assert run_main(convert, arguments, monkeypatch) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("convert: error: ")
-    for word in words:
-        assert word in lines[0], lines[0]
-
-
-def wrong_files(folder, pendulum):
-    """File, environment and what the line says."""
-
-    def write(name, content):
-        (folder / name).write_bytes(content)
-        return folder / name
-
-    def save(name, content):
-        torch.save(content, folder / name)
-        return folder / name
-
-    def changed(name, **changes):
-        return rewrite(pendulum, folder / name, lambda data: data.update(changes))
-
-    def saved(name, model):
-        model.save(folder / name)
-        return folder / name
-
-    content, weights = (
-        pendulum.read_bytes(),
-        torch.load(io.BytesIO(zipfile.ZipFile(pendulum).read("policy.pth")), weights_only=True),
-    )
-    frames = saved("frames.zip", A2C("CnnPolicy", Frames()))
-    discrete = saved("discrete.zip", PPO("MlpPolicy", "CartPole-v1"))
-    no_policy = io.BytesIO()
-    with zipfile.ZipFile(no_policy, "w") as archive:
-        archive.writestr("data", "{}")
-    bomb = Malicious(folder / "created")
-    with zipfile.ZipFile(bomb_zip := io.BytesIO(), "w") as archive:
-        archive.writestr("data", zipfile.ZipFile(pendulum).read("data"))
-        archive.writestr("policy.pth", pickle.dumps(bomb))
-    module = "sb3_contrib.common.{}.policies"
-    maskable, recurrent = ({"__module__": module.format(n)} for n in ("maskable", "recurrent"))
-    of_4 = named(actor_mean=mlp(4, 8, 1), critic=mlp(4, 8, 1)) | {"actor_logstd": torch.zeros(1, 1)}
-    of_9 = named(actor_mean=mlp(9, 8, 1), critic=mlp(9, 8, 1)) | {"actor_logstd": torch.zeros(1, 1)}
-    nan = {**weights, "log_std": torch.tensor([torch.nan])}
-    short = {name: value for name, value in weights.items() if name != "action_net.bias"}
-    huge = {**weights, "mlp_extractor.policy_net.0.bias": torch.zeros(9)}
-    script = torch.jit.script(nn.Linear(3, 1))
-    torch.jit.save(script, folder / "script.pt")
-    return [
-        (write("empty.zip", b""), "Pendulum-v1", "cut short"),
-        (write("text.zip", b"no model, but text"), "Pendulum-v1", "neither"),
-        (write("truncated.zip", content[: len(content) // 2]), "Pendulum-v1", "cut short"),
-        (write("garbled.zip", content.replace(b"ep_info", b"ep_\xff\xff\xff\xff")), "Pendulum-v1", "damaged"),
-        (write("no_policy.zip", no_policy.getvalue()), "Pendulum-v1", "policy.pth"),
-        (write("bomb.zip", bomb_zip.getvalue()), "Pendulum-v1", "io.open"),
-        (write("bomb.pt", pickle.dumps(bomb)), "Pendulum-v1", "io.open"),
-        (folder / "script.pt", "Pendulum-v1", "TorchScript"),
-        (saved("dqn.zip", DQN("MlpPolicy", "CartPole-v1", buffer_size=10)), "CartPole-v1", "dqn"),
-        (saved("sac.zip", SAC("MlpPolicy", "Pendulum-v1", buffer_size=10)), "Pendulum-v1", "sac"),
-        (changed("maskable.zip", policy_class=maskable), "Pendulum-v1", "maskable"),
-        (changed("recurrent.zip", policy_class=recurrent), "Pendulum-v1", "recurrent"),
-        (saved("sde.zip", A2C("MlpPolicy", "Pendulum-v1", use_sde=True)), "Pendulum-v1", "gSDE"),
-        (frames, "Hopper-v4", "image policy"),
-        (frames, "BoxingNoFrameskip-v4", "18"),
-        (pendulum, "PongNoFrameskip-v4", "PongNoFrameskip-v4"),
-        (pendulum, "Hopper-v4", "observes 3 numbers, and Hopper-v4 has 11"),
-        (pendulum, "NoSuchRobot-v0", "NoSuchRobot"),
-        (pendulum, "CartPole-v1", "observes 3"),
-        (discrete, "InvertedPendulum-v4", "discrete"),
-        (save("time.cleanrl_model", of_4), "Pendulum-v1", "time feature"),
-        (save("stacked.cleanrl_model", of_9), "Pendulum-v1", "3 stacked"),
-        (rewrite(pendulum, folder / "nan.zip", weights=nan), "Pendulum-v1", "NaN"),
-        (rewrite(pendulum, folder / "short.zip", weights=short), "Pendulum-v1", "action_net.bias"),
-        (rewrite(pendulum, folder / "huge.zip", weights=huge), "Pendulum-v1", "size mismatch"),
-        (save("other.pt", {"weights": torch.zeros(3)}), "Pendulum-v1", "neither CleanRL"),
-        (save("tensor.pt", torch.zeros(3)), "Pendulum-v1", "weights"),
-        (save("rnn.pt", {"model_state_dict": {"memory_a.rnn.bias": torch.zeros(1)}}), "Pendulum-v1", "recurrent"),
-        (save("beta.pt", {"actor_state_dict": named(mlp=mlp(3, 1)), "critic_state_dict": {}}), "Pendulum-v1", "deviation"),
-        (HOPPER, "Hopper-v4", "neither"),
-        (folder / "missing.zip", "Pendulum-v1", "No such file"),
-    ]  # fmt: skip
+    assert word in lines[0], (word, lines[0])
 
 
 def test_wrong_files_are_refused(pendulum, tmp_path, capsys, monkeypatch):
-    torch.manual_seed(0)
-    for path, env_id, words in wrong_files(tmp_path, pendulum):
-        arguments = ["import", path, "--env-id", env_id, "--out", tmp_path / "out.safetensors"]
-        refuse(arguments, capsys, monkeypatch, words, path.name)
-    assert not (tmp_path / "created").exists()
-    assert not (tmp_path / "out.safetensors").exists()
+    weights = torch.load(io.BytesIO(pendulum["policy.pth"]), weights_only=True)
+    bomb, newer_bomb = (pickle.dumps(Malicious(tmp_path / "created"), n) for n in (2, 4))
+    whole, key = zip_bytes(pendulum), "mlp_extractor.policy_net.0.bias"
 
+    def changed(**changes):
+        data = json.loads(pendulum["data"]) | changes
+        return zip_bytes({**pendulum, "data": json.dumps(data)})
 
-def test_wrong_normalizers_are_refused(pendulum, tmp_path, capsys, monkeypatch):
-    arguments = ["import", pendulum, "--env-id", "Pendulum-v1", "--out", tmp_path / "out"]
-    envs = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
-    envs.save(tmp_path / "cartpole.pkl")
-    envs.obs_rms.mean[:] = np.nan
-    bombs = {"call": Malicious(tmp_path / "created"), "other": [Fraction(1)], "list": [1]}
-    for name, content in bombs.items():
-        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
-    np.savez(tmp_path / "nan.npz", mean=np.full(3, np.nan), var=np.ones(3))
-    np.savez(
-        tmp_path / "objects.npz", mean=np.array([Malicious(tmp_path / "created")], dtype=object)
-    )
-    words = {"cartpole.pkl": "(4,)", "call.pkl": "io.open", "other.pkl": "fractions.Fraction"}
-    words |= {"list.pkl": "VecNormalize", "nan.npz": "NaN", "objects.npz": "allow_pickle"}
-    for name, word in words.items():
-        refuse([*arguments, "--vecnormalize", tmp_path / name], capsys, monkeypatch, word)
+    def weighing(content):
+        return zip_bytes({**pendulum, "policy.pth": torch_bytes(content)})
+
+    def cleanrl(size):
+        networks = named(actor_mean=mlp(size, 8, 1), critic=mlp(size, 8, 1))
+        return torch_bytes(networks | {"actor_logstd": torch.zeros(1, 1)})
+
+    module = "sb3_contrib.common.{}.policies"
+    frames = sb3_bytes(A2C("CnnPolicy", Frames()))
+    headless = {k: v for k, v in weights.items() if k != "action_net.bias"}
+    memory = {"model_state_dict": {"memory_a.rnn.bias": torch.zeros(1)}}
+    beta = {"actor_state_dict": named(mlp=mlp(3, 1)), "critic_state_dict": {}}
+    cases = [
+        (b"", "Pendulum-v1", "cut short"),
+        (b"no model, but text", "Pendulum-v1", "neither"),
+        (whole[: len(whole) // 2], "Pendulum-v1", "cut short"),
+        (whole.replace(b"n_steps", b"\xff_steps"), "Pendulum-v1", "damaged"),
+        (zip_bytes({"data": "{}"}), "Pendulum-v1", "policy.pth"),
+        (zip_bytes({**pendulum, "policy.pth": bomb}), "Pendulum-v1", "io.open"),
+        (bomb, "Pendulum-v1", "io.open"),
+        (newer_bomb, "Pendulum-v1", "objects"),
+        (zip_bytes({"policy/code/model.py": "", "policy/data.pkl": ""}), "Any-v1", "TorchScript"),
+        (sb3_bytes(DQN("MlpPolicy", "CartPole-v1", buffer_size=10)), "CartPole-v1", "dqn"),
+        (sb3_bytes(SAC("MlpPolicy", "Pendulum-v1", buffer_size=10)), "Pendulum-v1", "sac"),
+        (changed(policy_class={"__module__": module.format("maskable")}), "Any-v1", "maskable"),
+        (changed(policy_class={"__module__": module.format("recurrent")}), "Any-v1", "recurrent"),
+        (sb3_bytes(A2C("MlpPolicy", "Pendulum-v1", use_sde=True)), "Pendulum-v1", "gSDE"),
+        (changed(policy_kwargs={"activation_fn": "<class 'SiLU'>"}), "Pendulum-v1", "silu"),
+        (frames, "Hopper-v4", "image policy"),
+        (frames, "BoxingNoFrameskip-v4", "18"),
+        (whole, "PongNoFrameskip-v4", "PongNoFrameskip-v4"),
+        (whole, "Hopper-v4", "observes 3 numbers, and Hopper-v4 has 11"),
+        (whole, "NoSuchRobot-v0", "NoSuchRobot"),
+        (sb3_bytes(PPO("MlpPolicy", "CartPole-v1")), "InvertedPendulum-v4", "discrete"),
+        (cleanrl(4), "Pendulum-v1", "time feature"),
+        (cleanrl(9), "Pendulum-v1", "3 stacked"),
+        (weighing({**weights, "log_std": torch.tensor([np.nan])}), "Pendulum-v1", "NaN"),
+        (weighing({**weights, key: torch.zeros(9)}), "Pendulum-v1", "size mismatch"),
+        (weighing(headless), "Pendulum-v1", "action_net.bias"),
+        (torch_bytes({"weights": torch.zeros(3)}), "Pendulum-v1", "neither CleanRL"),
+        (torch_bytes(torch.zeros(3)), "Pendulum-v1", "weights"),
+        (torch_bytes(memory), "Pendulum-v1", "recurrent"),
+        (torch_bytes(beta), "Pendulum-v1", "deviation"),
+        (HOPPER.read_bytes(), "Hopper-v4", "neither"),
+    ]
+    path, out = tmp_path / "teacher", tmp_path / "out"
+    for content, env_id, word in cases:
+        path.write_bytes(content)
+        arguments = ["import", path, "--env-id", env_id, "--out", out]
+        refuse(arguments, capsys, monkeypatch, word)
+    path.write_bytes(whole)
+    arguments = ["import", path, "--env-id", "Pendulum-v1", "--out", out]
     refuse([*arguments, "--activation", "relu"], capsys, monkeypatch, "--activation")
     refuse([*arguments, "--episodes", 0], capsys, monkeypatch, "--episodes")
     refuse([*arguments[:-1], tmp_path / "no" / "out"], capsys, monkeypatch, "--out")
+    refuse(["import", tmp_path / "gone", *arguments[2:]], capsys, monkeypatch, "No such file")
+
+    VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])).save(tmp_path / "cartpole")
+    np.savez(nan := io.BytesIO(), mean=np.full(3, np.nan), var=np.ones(3))
+    np.savez(objects := io.BytesIO(), mean=np.array([Malicious(tmp_path / "created")], object))
+    cases = {"(4,)": (tmp_path / "cartpole").read_bytes(), "io.open": newer_bomb}
+    cases |= {
+        "fractions.Fraction": pickle.dumps([Fraction(1)]),
+        "VecNormalize": b"",
+        "norm_obs": b"N.",
+    }
+    cases |= {"NaN": nan.getvalue(), "allow_pickle": objects.getvalue()}
+    for word, content in cases.items():
+        (tmp_path / "statistics").write_bytes(content)
+        refuse([*arguments, "--vecnormalize", tmp_path / "statistics"], capsys, monkeypatch, word)
     assert not (tmp_path / "created").exists()
+    assert not out.exists()
 
 
 def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch):
-    """From SB3's zip to PPD's student, whose normaliser is VecNormalize's; then without a critic."""
+    """From SB3's zip to PPD's student, which has VecNormalize's statistics; then without critic."""
     monkeypatch.chdir(tmp_path)
-    envs = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("Hopper-v4"))]), clip_obs=2.0)
+    envs = VecNormalize(
+        DummyVecEnv([lambda: Monitor(ppd.make_mujoco_env("Hopper-v4"))]), clip_obs=2.0
+    )
     model = PPO("MlpPolicy", envs, n_steps=128, seed=1)
     model.learn(1000)
     model.save("model.zip")
@@ -366,7 +334,6 @@ def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch):
     assert "Hopper-v3 is not installed: Hopper-v4 in its place" in printed
     assert "over 10 episodes; its last training episodes: " in printed
 
-    ppd = load("ppd_mujoco")
     quick = ["--num-envs", 2, "--num-workers", 1, "--total-timesteps", 1, "--episodes", 1]
     quick += ["--env-id", "Hopper-v4", "--teacher", "hopper.safetensors"]
     assert run_main(ppd, [*quick, "--run-dir", "run"], monkeypatch) == 0
@@ -390,9 +357,11 @@ def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch):
     assert run_main(ppd, [*quick, "--run-dir", "again"], monkeypatch) == 0
 
 
-# ------------------------------------------------------------------------------- Export
 def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
-    """onnxruntime alone, with NumPy and Gymnasium, repeats the score of evaluate.py's protocol."""
+    """onnxruntime alone, with NumPy and Gymnasium, scores as evaluate.py does.
+
+    Actions differ by 1e-6, which Hopper's contacts make grow: only the beginning is the same.
+    """
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "hopper.onnx"
     assert run_main(convert, ["export", HOPPER, "--out", path], monkeypatch) == 0
@@ -403,7 +372,6 @@ def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
     session = onnxruntime.InferenceSession(path)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["env_id"]) == "Hopper-v4"
-    ppd = load("ppd_mujoco")
     agent, _ = ppd.load_mujoco_agent(HOPPER)
     obs = agent.obs_mean.numpy() + np.random.default_rng(0).normal(size=(1000, 11))
     action, mean, std = session.run(None, {"obs": obs.astype(np.float32)})
@@ -412,7 +380,7 @@ def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(std, agent.policy(obs).stddev, rtol=0, atol=1e-5)
 
     score = ppd.evaluate(agent, ppd.MujocoVectorEnv("Hopper-v4", 1, 1), 1, seed=0)
-    env = gym.make("Hopper-v4")
+    env = ppd.make_mujoco_env("Hopper-v4")
     obs, _ = env.reset(seed=10_000)
     total, ended, steps = 0.0, False, 0
     while not ended:
@@ -420,7 +388,7 @@ def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
         obs, reward, terminated, truncated, _ = env.step(action)
         total, steps, ended = total + reward, steps + 1, terminated or truncated
     assert steps == score["lengths"][0]
-    assert total == pytest.approx(score["mean"], rel=1e-3)
+    assert total == pytest.approx(score["mean"], rel=0.02)
 
 
 @pytest.mark.parametrize("suite", ["cartpole", "atari", "procgen"])
@@ -431,7 +399,7 @@ def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
     header |= {"seed": 1, "steps": 0, "deterministic": True}
     if suite == "cartpole":
         bounds = torch.zeros(2, dtype=torch.int8), torch.ones(2, dtype=torch.int8)
-        agent = load("ppd_mujoco").MujocoAgent(*bounds, 4, [8], "elu")
+        agent = ppd.MujocoAgent(*bounds, 4, [8], "elu")
         header |= {"suite": "mujoco", "activation": "elu", "hidden_sizes": [8]}
         obs = torch.randn(5, 4)
     else:
@@ -453,8 +421,8 @@ def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
 def test_wrong_exports_are_refused(tmp_path, capsys, monkeypatch):
     (tmp_path / "text.safetensors").write_text("no agent")
     out = ["--out", tmp_path / "out.onnx"]
-    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
-    monkeypatch.setitem(sys.modules, "onnxscript", types.ModuleType("onnxscript"))
+    for name in ("onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, json)  # as if it were installed
     refuse(["export", tmp_path / "text.safetensors", *out], capsys, monkeypatch, "no agent")
     refuse(["export", HOPPER, "--out", tmp_path / "no" / "x"], capsys, monkeypatch, "--out")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
