@@ -27,6 +27,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from contextlib import suppress
@@ -395,8 +396,9 @@ class Run:
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.state = read_training_state(self.folder, self.command)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
-        elif self.folder.exists():
-            raise UserError(f"--run-dir {self.folder} exists; name another, or go on with --resume")
+        elif self.folder.exists() or not str(self.folder).isprintable():
+            reason = "exists or is no plain name; give another, or go on with --resume"
+            raise UserError(f"--run-dir {self.folder}: {reason}")
         check_args(self.args)
         self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
         self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
@@ -755,11 +757,12 @@ class PatientFile(io.FileIO):
 
 def guard_process() -> None:
     """Have a run not depend on who reads its output, or whether anything does."""
-    while os.open(os.devnull, os.O_RDWR) < 2:
-        pass  # a closed stdout or stderr is replaced, not left to the next file that is opened
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
     for name, number in [("stdout", 1), ("stderr", 2)]:
         file = PatientFile(number, "w", closefd=False)
         setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
