@@ -97,7 +97,8 @@ def save_teacher(script, suite: str, path) -> None:
 
 def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
     """Stands for `evaluate`: a whole game would take minutes here."""
-    actions = agent.act(envs.reset(seed=seed)[0], deterministic)
+    obs = envs.obs if hasattr(envs, "obs") else envs.reset(seed=seed)[0]
+    actions = agent.act(obs, deterministic)
     assert isinstance(actions, np.ndarray) and len(actions) == envs.num_envs
     score = {"mean": 0.0, "standard_error": None, "episodes": 1}
     return score | {"returns": [0.0], "lengths": [1]}
@@ -110,7 +111,7 @@ def small_run(name: str, tmp_path, monkeypatch, **options):
     values = {"num_envs": 3, "num_steps": 4, "minibatch_size": 5, "update_epochs": 1}
     values |= {"total_timesteps": 24, "eval_every": 12, "run_dir": str(tmp_path / "run")} | options
     if suite != "mujoco":
-        values["student_size" if name.startswith("ppd") else "size"] = "smaller"
+        values.setdefault("student_size" if name.startswith("ppd") else "size", "smaller")
         if name.startswith("ppd"):
             save_teacher(script, suite, tmp_path / "teacher.safetensors")
             values["teacher"] = str(tmp_path / "teacher.safetensors")
@@ -122,3 +123,32 @@ def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gp
     script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", torch_threads=1)
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
     assert script.train(args)["steps"] == 24
+
+
+# ------------------------------------------------------------------------------- Graphs
+@pytest.mark.parametrize(("size", "convolutions"), [("smaller", 3), ("same", 15)])
+@pytest.mark.parametrize("name", ["ppd_atari", "ppd_procgen"])
+def test_one_graph_for_each_shape(name, size, convolutions, tmp_path, monkeypatch):
+    """Policy: acting, minibatch, an epoch's last; critic: also both in advance. And none later."""
+    options = {"compile": True, "device": "cpu", "student_size": size, "total_timesteps": 36}
+    script, args = small_run(name, tmp_path, monkeypatch, **options)
+    graphs, counts = [], []
+
+    def keep(graph, inputs, **_):
+        graphs.append(sum(node.target is torch.conv2d for node in graph.graph.nodes))
+        return graph
+
+    def step_to_time_limits(envs, actions):
+        obs, rewards, terminations, truncations, infos = step(envs, actions)
+        truncations[: len(counts)] = True  # more and more final observations
+        return obs, rewards, terminations, truncations, infos
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep))
+    log = script.Run.log
+    monkeypatch.setattr(script.Run, "log", lambda *a: (counts.append(len(graphs)), log(*a)))
+    if name == "ppd_atari":
+        step = script.AtariGames.step
+        monkeypatch.setattr(script.AtariGames, "step", step_to_time_limits)
+    script.train(args)
+    assert counts == [8, 8, 8] and set(graphs) == {convolutions}
