@@ -42,7 +42,7 @@ STUDENT_RUNS = [run for run in RUNS if run[0] not in TEACHERS]
 over = lambda *runs: pytest.mark.parametrize("run", runs, ids=" ".join, indirect=True)
 # Of a run that is to be stopped on its way: saved after each rollout, of which there are so many.
 LONG = {suite: {"save_every": 0, "total_timesteps": 64 * rollouts, "eval_every": 128}
-        for suite, rollouts in [("mujoco", 12), ("atari", 6), ("procgen", 6)]}  # fmt: skip
+        for suite, rollouts in [("mujoco", 12), ("atari", 4), ("procgen", 4)]}  # fmt: skip
 LONG["mujoco"]["num_workers"] = 2
 
 
@@ -144,6 +144,7 @@ def test_the_student_comes_nearer_to_its_teacher(run, monkeypatch, tmp_path):
 
 
 # ------------------------------------------------------------------------------- The same again
+@over(*PPD_RUNS, ("student_distill", "mujoco"))
 def test_same_seed_same_run(run, whole, monkeypatch, tmp_path):
     """Whatever the number of workers or threads, how often it is evaluated and saved."""
     script, suite = run
