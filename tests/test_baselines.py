@@ -33,9 +33,9 @@ def run_train(script, monkeypatch, tmp_path, **changed):
         loaded.append(load_teacher(*arguments))
         return loaded[-1]
 
-    step, load_teacher = torch.optim.Adam.step, script.load_mujoco_teacher
+    step, load_teacher = torch.optim.Adam.step, script.load_mujoco_agent
     monkeypatch.setattr(torch.optim.Adam, "step", record_step)
-    monkeypatch.setattr(script, "load_mujoco_teacher", record_teacher)
+    monkeypatch.setattr(script, "load_mujoco_agent", record_teacher)
     path = tmp_path / "teacher.safetensors"
     original = make_teacher("mujoco", path, sizes=(3, 2))
     values = {"num_envs": N, "num_steps": T, "total_timesteps": 3 * T * N, "hidden_sizes": (4, 3)}
@@ -98,7 +98,7 @@ MUTATIONS = [
     ("train", "teacher.policy(b_obs)", "agent.policy(b_obs)"),
     ("train", "optimizer.zero_grad()", "None"),
     ("train", "obs[t] = torch.from_numpy(next_obs)", "obs[0] = torch.from_numpy(next_obs)"),
-    ("build_mujoco", '("obs_mean", "obs_var", "obs_count")', "()"),
+    ("build_mujoco", '("obs_mean", "obs_var", "obs_count", "obs_clip")', "()"),
     ("supervised_loss", "kl.mean()", "kl.sum()"),
     ("supervised_loss", "- ent_coef", "+ ent_coef"),
     ("supervised_loss", "vf_coef * v_loss", "v_loss"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from multiprocessing import active_children
 
 import gymnasium as gym
 import numpy as np
@@ -22,20 +23,6 @@ script = load("ppd_mujoco")  # test_copies.py holds that the others have the sam
 OTHER_IDS = ["Pendulum-v1", "Walker2d-v5"]
 
 
-@pytest.fixture
-def make_envs():
-    """MujocoVectorEnvs that end with the test."""
-    made = []
-
-    def make(*arguments):
-        made.append(script.MujocoVectorEnv(*arguments))
-        return made[-1]
-
-    yield make
-    for envs in made:
-        envs.close()
-
-
 def shorten_episodes(monkeypatch, steps=25):
     """A time limit that a test reaches in no time."""
     make = partial(script.make_mujoco_env, max_episode_steps=steps)
@@ -47,9 +34,9 @@ def random_actions(envs, rng):
     return rng.uniform(box.low, box.high, (envs.num_envs, *box.shape)).astype(box.dtype)
 
 
-def compare(env_id, num_workers, steps, make_envs):
+def compare(env_id, num_workers, steps):
     """Step ours and Gymnasium's with the same actions; how many episodes ended, and how."""
-    ours = make_envs(env_id, 5, num_workers)
+    ours = script.MujocoVectorEnv(env_id, 5, num_workers)
     make = [partial(script.make_mujoco_env, env_id)] * 5
     theirs = SyncVectorEnv(make, autoreset_mode=AutoresetMode.SAME_STEP)
     assert ours.single_observation_space == theirs.single_observation_space
@@ -79,23 +66,23 @@ def compare(env_id, num_workers, steps, make_envs):
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 @pytest.mark.parametrize("env_id", PAPER_IDS + OTHER_IDS)
-def test_equal_to_sync_vector_env(env_id, num_workers, make_envs, monkeypatch):
+def test_equal_to_sync_vector_env(env_id, num_workers, monkeypatch):
     """Whatever the number of processes."""
     shorten_episodes(monkeypatch)
-    terminated, truncated = compare(env_id, num_workers, 60, make_envs)
+    terminated, truncated = compare(env_id, num_workers, 60)
     assert truncated
     assert terminated or env_id not in ("Hopper-v4", "Humanoid-v4", "Walker2d-v5")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", PAPER_IDS)
-def test_equal_to_sync_vector_env_for_long(env_id, make_envs):
-    compare(env_id, 2, 2100, make_envs)
+def test_equal_to_sync_vector_env_for_long(env_id):
+    compare(env_id, 2, 2100)
 
 
-def test_more_workers_than_environments(make_envs):
-    envs = make_envs("Pendulum-v1", 2, 5)
-    assert len(envs.workers) == 1  # and this process has the other environment
+def test_more_workers_than_environments():
+    envs = script.MujocoVectorEnv("Pendulum-v1", 2, 5)
+    assert len(envs.pipes) == 1  # and this process has the other environment
     assert envs.reset(seed=1)[0].shape == (2, 3)
 
 
@@ -111,12 +98,12 @@ def play_on(envs, steps=60):
     return seen.hexdigest()
 
 
-def test_replay_is_exact_in_a_new_process(make_envs, monkeypatch, tmp_path):
+def test_replay_is_exact_in_a_new_process(monkeypatch, tmp_path):
     """Of episodes that a seed began (10 steps) and of later ones (40), with other workers."""
     expected, states, rng = {}, {}, np.random.default_rng(1)
     shorten_episodes(monkeypatch)
     for env_id, steps in [(env_id, steps) for env_id in REPLAYED for steps in (10, 40)]:
-        envs, name = make_envs(env_id, 3, 2), f"{env_id} {steps}"
+        envs, name = script.MujocoVectorEnv(env_id, 3, 2), f"{env_id} {steps}"
         envs.reset(seed=5)
         for _ in range(steps):
             envs.step(random_actions(envs, rng))
@@ -156,10 +143,10 @@ class Noisy(gym.Env):
 
 
 @pytest.mark.parametrize(("env_id", "warned"), [("Noisy-v0", True), ("Pendulum-v1", False)])
-def test_a_simulator_that_does_not_replay_is_reported(env_id, warned, make_envs, capsys):
+def test_a_simulator_that_does_not_replay_is_reported(env_id, warned, capsys):
     if warned:
         gym.register("Noisy-v0", Noisy)
-    old, new = make_envs(env_id, 3, 2), make_envs(env_id, 3, 1)
+    old, new = script.MujocoVectorEnv(env_id, 3, 2), script.MujocoVectorEnv(env_id, 3, 1)
     old.reset(seed=1)
     for _ in range(3):
         old.step(np.zeros((3, 1), np.float32))
@@ -168,19 +155,20 @@ def test_a_simulator_that_does_not_replay_is_reported(env_id, warned, make_envs,
     gym.registry.pop("Noisy-v0", None)
 
 
-def test_a_dead_worker_ends_the_run(make_envs):
-    envs = make_envs("Pendulum-v1", 4, 3)
+def test_a_dead_worker_ends_the_run():
+    before = set(active_children())
+    envs = script.MujocoVectorEnv("Pendulum-v1", 4, 3)
     envs.reset(seed=1)
     actions = random_actions(envs, np.random.default_rng(0))
-    os.kill(envs.workers[0].pid, signal.SIGKILL)
+    os.kill(min(set(active_children()) - before, key=lambda w: w.pid).pid, signal.SIGKILL)
     with pytest.raises(script.UserError, match="process with environments has died"):
         for _ in range(3):
             envs.step(actions)
 
 
-def test_an_environment_that_fails_says_why(make_envs, capfd):
+def test_an_environment_that_fails_says_why(capfd):
     """In its worker: the traceback is its own, the run's error one line."""
-    envs = make_envs("Pendulum-v1", 2, 2)
+    envs = script.MujocoVectorEnv("Pendulum-v1", 2, 2)
     envs.own_envs[0].reset(1)  # but not the worker's
     with pytest.raises(script.UserError) as error:
         envs.step(np.zeros((2, 1), np.float32))
@@ -189,12 +177,15 @@ def test_an_environment_that_fails_says_why(make_envs, capfd):
     assert "Traceback" in errors and "Cannot call env.step() before calling env.reset()" in errors
 
 
-def test_close_ends_the_workers(make_envs):
-    envs = make_envs("Pendulum-v1", 2, 2)
-    envs.close()
-    envs.workers[0].join(30)
-    assert not envs.workers[0].is_alive()
-    envs.close()  # a second time does no harm
+def test_workers_end_with_their_pool():
+    before = set(active_children())
+    envs = script.MujocoVectorEnv("Pendulum-v1", 3, 3)
+    workers = set(active_children()) - before
+    assert len(workers) == 2
+    del envs
+    for worker in workers:
+        worker.join(30)
+        assert worker.exitcode == 0
 
 
 def alive(pid):
@@ -209,9 +200,9 @@ def alive(pid):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_leaves_no_worker_behind(number):
     """Of several pools, whose later workers hold copies of the earlier ones' pipes."""
-    code = "import time; from ppd_mujoco import MujocoVectorEnv as E; "
+    code = "import time, multiprocessing as m; from ppd_mujoco import MujocoVectorEnv as E; "
     code += "e = [E('Pendulum-v1', 3, 3) for _ in range(2)]; e[0].reset(seed=1); "
-    code += "print(*[w.pid for envs in e for w in envs.workers], flush=True); time.sleep(60)"
+    code += "print(*[w.pid for w in m.active_children()], flush=True); time.sleep(60)"
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], **options) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
