@@ -310,7 +310,7 @@ def train(args: Args) -> dict:
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
-                optimizer.zero_grad()  # here, so that the next CUDA graph can have their memory
+                optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),

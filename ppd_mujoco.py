@@ -161,23 +161,7 @@ def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     return (kl * (weight if ratio_gradient else weight.detach())).mean()
 
 
-# ------------------------------------------------------------------------------- Networks
-def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
-    """Orthogonal weights, zero biases (SB3's initialisation)."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
-    """Linear layers and activations between them; `gain` initialises the last layer."""
-    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
-    for hidden in hidden_sizes:
-        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
-        inputs = hidden
-    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
-
-
+# ------------------------------------------------------------------------------- Agent
 class MujocoAgent(nn.Module):
     """Policy, critic and observation statistics; takes raw observations.
 
@@ -289,10 +273,11 @@ def train(args: Args) -> dict:
             if final_obs:  # in the order of `truncations`: step by step, row by row
                 next_values[truncations] = agent.value(np.array(final_obs))
             ended = terminations | truncations
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends = [torch.from_numpy(mask).to(device) for mask in (terminations, ended)]
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = torch.from_numpy(terminations), torch.from_numpy(ended)
             discounts = args.gamma, args.gae_lambda
-            advantages = compute_gae(scaled_rewards, values, next_values, *ends, *discounts)
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
             b_teacher_means = teacher.actor(b_obs)  # asked once per rollout; same statistics
 
@@ -314,10 +299,10 @@ def train(args: Args) -> dict:
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
                 loss = loss + distill_lambda * distill_loss  # Equation 2, negated
-                optimizer.zero_grad()
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
+                optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),
@@ -344,6 +329,23 @@ def train(args: Args) -> dict:
     result = run.finish(score, teacher_score=teacher_score)
     print(compare_scores(score, teacher_score))
     return result
+
+
+# ------------------------------------------------------------------------------- Layers
+def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
+    """Orthogonal weights, zero biases (SB3's initialisation)."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
+    """Linear layers and activations between them; `gain` initialises the last layer."""
+    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
+    for hidden in hidden_sizes:
+        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
+        inputs = hidden
+    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
 
 
 # ------------------------------------------------------------------------------- Scoring

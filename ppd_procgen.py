@@ -1,7 +1,6 @@
 """Proximal Policy Distillation (PPD) on Procgen: a student learns from a teacher and from reward.
 
     python ppd_procgen.py --env-id coinrun --teacher runs/<run>/agent.safetensors
-    python ppd_procgen.py --student-size smaller --bfloat16 --teacher PATH     # for a CPU
     python ppd_procgen.py --resume runs/<run>            # go on where a run stopped
 
 Algorithm 1 of "Proximal Policy Distillation" (Spigler, TMLR 2025): PPO on the student's own
@@ -246,13 +245,12 @@ def train(args: Args) -> dict:
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
-    levels = {name: getattr(args, name) for name in ("num_levels", "start_level")}
-    header = {"suite": "procgen", "distribution_mode": args.distribution_mode, **levels}
-    header |= {"size": args.student_size, "deterministic": False}
+    header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     if run.step == 0:
         score = evaluate(teacher, unseen, 20, args.seed, deterministic=False)
-        print(f"teacher: {score_text(score)} (20 episodes on unseen levels)")
+        print(f"teacher on unseen levels: {score_text(score)} (20 episodes)")
     run.start(header, parts, teacher_header)
 
     # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
@@ -310,7 +308,7 @@ def train(args: Args) -> dict:
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
-                optimizer.zero_grad()  # here, so that the next CUDA graph can have their memory
+                optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),
@@ -328,8 +326,7 @@ def train(args: Args) -> dict:
         run.log(metrics, scalars, episodes)
         if run.due(args.eval_every, B):
             for kind, levels in [("", unseen), ("_training", training)]:
-                score = evaluate(agent, levels, 20, args.seed, deterministic=False)
-                run.log_evaluation(score, kind)
+                run.log_evaluation(evaluate(agent, levels, 20, args.seed, False), kind)
         run.save(args.save_every)
 
     # The final score, by the paper's protocol: sampled actions, unseen levels; and training levels.

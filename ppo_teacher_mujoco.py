@@ -138,23 +138,7 @@ def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
     return pg_loss - ent_coef * entropy_loss + vf_coef * v_loss
 
 
-# ------------------------------------------------------------------------------- Networks
-def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
-    """Orthogonal weights, zero biases (SB3's initialisation)."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
-    """Linear layers and activations between them; `gain` initialises the last layer."""
-    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
-    for hidden in hidden_sizes:
-        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
-        inputs = hidden
-    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
-
-
+# ------------------------------------------------------------------------------- Agent
 class MujocoAgent(nn.Module):
     """Policy, critic and observation statistics; takes raw observations.
 
@@ -270,10 +254,11 @@ def train(args: Args) -> dict:
             if final_obs:  # in the order of `truncations`: step by step, row by row
                 next_values[truncations] = agent.value(np.array(final_obs))
             ended = terminations | truncations
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends = [torch.from_numpy(mask).to(device) for mask in (terminations, ended)]
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = torch.from_numpy(terminations), torch.from_numpy(ended)
             discounts = args.gamma, args.gae_lambda
-            advantages = compute_gae(scaled_rewards, values, next_values, *ends, *discounts)
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.
@@ -288,10 +273,10 @@ def train(args: Args) -> dict:
                 v_loss = value_loss(agent.critic(b_obs[mb]).squeeze(-1), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
-                optimizer.zero_grad()
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
+                optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),
@@ -314,6 +299,23 @@ def train(args: Args) -> dict:
     result = run.finish(score)
     print(f"{run.folder}: {score_text(score)} over {args.episodes} episodes")
     return result
+
+
+# ------------------------------------------------------------------------------- Layers
+def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
+    """Orthogonal weights, zero biases (SB3's initialisation)."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
+    """Linear layers and activations between them; `gain` initialises the last layer."""
+    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
+    for hidden in hidden_sizes:
+        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
+        inputs = hidden
+    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
 
 
 # ------------------------------------------------------------------------------- Scoring

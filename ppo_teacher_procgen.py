@@ -210,9 +210,8 @@ def train(args: Args) -> dict:
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
-    levels = {name: getattr(args, name) for name in ("num_levels", "start_level")}
-    header = {"suite": "procgen", "distribution_mode": args.distribution_mode, **levels}
-    header |= {"size": args.size, "deterministic": False}
+    header = {"suite": "procgen", "size": args.size, "deterministic": False}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     run.start(header, parts)
 
@@ -264,7 +263,7 @@ def train(args: Args) -> dict:
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
-                optimizer.zero_grad()  # here, so that the next CUDA graph can have their memory
+                optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),
@@ -279,8 +278,7 @@ def train(args: Args) -> dict:
         run.log(metrics, scalars, episodes)
         if run.due(args.eval_every, B):
             for kind, levels in [("", unseen), ("_training", training)]:
-                score = evaluate(agent, levels, 20, args.seed, deterministic=False)
-                run.log_evaluation(score, kind)
+                run.log_evaluation(evaluate(agent, levels, 20, args.seed, False), kind)
         run.save(args.save_every)
 
     # The final score, by the paper's protocol: sampled actions, unseen levels; and training levels.

@@ -264,9 +264,8 @@ def build_procgen(args, path):
     eval_envs = {k: make_procgen_envs(args, 20, args.env_threads, v) for k, v in kinds.items()}
     teacher, teacher_header = load_procgen_agent(path)
     agent = PixelAgent((3, 64, 64), 15, args.student_size)
-    levels = {name: getattr(args, name) for name in ("num_levels", "start_level")}
-    header = {"suite": "procgen", "distribution_mode": args.distribution_mode, **levels}
-    header |= {"size": args.student_size, "deterministic": False}
+    header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     return envs, eval_envs, teacher, teacher_header, agent, header
 
 

@@ -231,8 +231,8 @@ MUTATIONS = [
         ("agent.value(next_obs)[None]", "values[-1:]"),
         ("agent.value(np.array(final_obs))", "values[truncations]"),
         ("(advantages + values)", "advantages"),
-        ("in (terminations, ended)", "in (ended, ended)"),
-        ("in (terminations, ended)", "in (terminations, terminations)"),
+        ("(terminations), torch.from", "(ended), torch.from"),
+        ("torch.from_numpy(ended)", "torch.from_numpy(terminations)"),
         ("args.gamma, args.gae_lambda", "args.gae_lambda, args.gae_lambda"),
         ("_norm_(agent.parameters()", "_norm_(agent.actor.parameters()"),
         ("obs[t] = agent.normalize(next_obs)", "obs[t] = torch.from_numpy(next_obs)"),
@@ -247,7 +247,7 @@ MUTATIONS = [
         ("dist, args.kl)", "dist, 'reverse')"),
         ("ratio, args.clip_coef, args.ratio", "ratio, 0.5, args.ratio"),
         ("args.ratio_gradient)", "False)"),
-        ('("obs_mean", "obs_var", "obs_count")', "()"),
+        ('("obs_mean", "obs_var", "obs_count", "obs_clip")', "()"),
     ]
 ]
 MUTATIONS += [("ppo_teacher_mujoco", "update_normalizer(agent, next_obs)", "None")]
