@@ -5,24 +5,21 @@ What several scripts check by the same function is tried in one of them (see tes
 
 import hashlib
 import io
-import json
 import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, load, make_teacher, run_main, save_agent
-from safetensors.torch import save_file
-
-QUICK = ["--num-envs", 2, "--total-timesteps", 1]
 
 
 class Malicious:
     """A pickle that creates a file when it is opened."""
 
     def __init__(self, path):
-        self.path = path
+        self.path = str(path)
 
     def __reduce__(self):
         return open, (self.path, "w")
@@ -44,7 +41,9 @@ def refused(tmp_path, capsys, monkeypatch):
         assert status == 2
         assert lines[0].startswith(f"{name}: error: ")
         assert "Traceback" not in captured.out
-        assert not [word for word in words if word.lower() not in lines[0].lower()], lines[0]
+        # Pytest's folder is named after the test, and must not stand for what the line says.
+        said, *words = (text.replace(str(tmp_path), "").lower() for text in (lines[0], *words))
+        assert not [word for word in words if word not in said], said
         assert files() == before
 
     return refused
@@ -114,7 +113,7 @@ def test_bad_values(line, refused, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(refused):
-    refused("ppd_mujoco", [*QUICK, "--device", "cuda"], "--device cuda", "use --device cpu")
+    refused("ppd_mujoco", ["--device", "cuda"], "--device cuda", "use --device cpu")
 
 
 @pytest.mark.parametrize(
@@ -140,96 +139,71 @@ def test_wrong_types(line, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def damaged_teacher(kind, path):
-    """A file or path that is no sound teacher for Hopper."""
-    executed = path.with_name("executed")
-    if kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("not safetensors at all")
-    elif kind == "pickle":
-        path.write_bytes(pickle.dumps(Malicious(str(executed))))
-    elif kind == "torch pickle":
-        torch.save(Malicious(str(executed)), path)
-    elif kind == "directory":
-        path.mkdir()
-    elif kind == "foreign, as Hugging Face writes it":
-        save_file({"weight": torch.zeros(2)}, path, metadata={"format": '"pt"'})
-    elif kind == "other env":
-        make_teacher("mujoco", path, (27, 8), env_id="Ant-v4")
-    elif kind == "no header":
-        agent = make_teacher("mujoco", path)
-        save_agent(agent, path, {})
-    elif kind == "truncated":
-        make_teacher("mujoco", path)
-        path.write_bytes(path.read_bytes()[:-500])
-    elif kind in ("NaN", "negative variance"):
-        agent = make_teacher("mujoco", path)
-        tensor = agent.actor[0].weight.data if kind == "NaN" else agent.obs_var
-        tensor.view(-1)[0] = float("nan") if kind == "NaN" else -1.0
-        save_agent(agent, path, load("ppd_mujoco").load_mujoco_agent(path)[1])
-    elif kind != "missing":
-        name, value = kind.split("=")
-        make_teacher("mujoco", path)
-        agent, header = load("ppd_mujoco").load_mujoco_agent(path)
-        save_agent(agent, path, header | {name: json.loads(value)})
+def save_changed(path, tensors=None, **header):
+    """A sound teacher for Hopper but for single numbers of its tensors, or for its header."""
+    make_teacher("mujoco", path)
+    agent, sound = load("ppd_mujoco").load_mujoco_agent(path)
+    for name, number in (tensors or {}).items():
+        agent.state_dict()[name].view(-1)[0] = number
+    save_agent(agent, path, sound | header)
 
 
-@pytest.mark.parametrize(
-    ("kind", "cause"),
-    [
-        ("missing", "no such file"),
-        ("empty", "header"),
-        ("text", "header"),
-        ("truncated", "incomplete"),
-        ("directory", "directory"),
-        ("pickle", "pickle"),
-        ("torch pickle", "pickle"),
-        ("no header", "format"),
-        ("foreign, as Hugging Face writes it", "suite"),
-        ("other env", "its sizes are (27, 8"),
-        ("NaN", "actor.0.weight holds NaN"),
-        ("negative variance", "obs_var"),
-        ("hidden_sizes=[6]", "size mismatch"),
-        ('hidden_sizes="x"', ""),
-        ("hidden_sizes=null", ""),
-        ('suite="atari"', "suite is atari"),
-        ("seed=1.5", "seed"),
-        ('env_id="os:Hopper-v4"', "odd env_id"),
-        ('activation="system"', "system"),
-    ],
-)
-def test_bad_teacher(kind, cause, refused, tmp_path):
+def cut_off(path):
+    make_teacher("mujoco", path)
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+BAD_TEACHERS = {
+    "no such file": lambda path: None,
+    "header too small": lambda path: path.write_bytes(b""),
+    "header too large": lambda path: path.write_text("not safetensors at all"),
+    "incomplete": cut_off,
+    "directory": lambda path: path.mkdir(),
+    "pickle": lambda path: path.write_bytes(pickle.dumps(Malicious(path.with_name("executed")))),
+    "(a pickle": lambda path: torch.save(Malicious(path.with_name("executed")), path),
+    "format": lambda path: save_agent(torch.nn.Linear(1, 1), path, {}),
+    "suite": lambda path: save_agent(torch.nn.Linear(1, 1), path, {"format": "pt"}),
+    "sizes are (27, 8": lambda path: make_teacher("mujoco", path, (27, 8), env_id="Ant-v4"),
+    "actor.0.weight holds NaN": lambda path: save_changed(path, {"actor.0.weight": np.nan}),
+    "obs_var holds": lambda path: save_changed(path, {"obs_var": -1.0}),
+    "size mismatch": lambda path: save_changed(path, hidden_sizes=[6]),
+    "str": lambda path: save_changed(path, hidden_sizes="x"),
+    "NoneType": lambda path: save_changed(path, hidden_sizes=None),
+    "suite is atari": lambda path: save_changed(path, suite="atari"),
+    "odd seed": lambda path: save_changed(path, seed=1.5),
+    "odd env_id": lambda path: save_changed(path, env_id="os:Hopper-v4"),
+    "system": lambda path: save_changed(path, activation="system"),
+}
+
+
+@pytest.mark.parametrize("cause", BAD_TEACHERS)
+def test_bad_teacher(cause, refused, tmp_path):
     path = tmp_path / "teacher.safetensors"
-    damaged_teacher(kind, path)
+    BAD_TEACHERS[cause](path)
     remedy = "train one with ppo_teacher_mujoco.py"
-    refused("ppd_mujoco", [*QUICK, "--teacher", path], cause, str(path), remedy)
+    refused("ppd_mujoco", ["--teacher", path], cause, str(path), remedy)
     assert not path.with_name("executed").exists()
 
 
-@pytest.mark.parametrize("name", ["ppd_atari", "student_distill atari"])
-def test_teacher_of_another_game(name, refused, tmp_path):
-    """One that has another number of actions."""
-    make_teacher("atari", tmp_path / "teacher.safetensors", env_id="BreakoutNoFrameskip-v4")
-    name, *suite = name.split()
-    arguments = [
-        "--env-id",
-        "BreakoutNoFrameskip-v4",
-        "--teacher",
-        tmp_path / "teacher.safetensors",
-    ]
-    refused(name, [*suite, *QUICK, *arguments], "6", "4", "ppo_teacher_atari.py")
-
-
-def test_teacher_of_another_suite(refused, tmp_path):
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("ppd_atari --env-id BreakoutNoFrameskip-v4", "actions"),
+        ("student_distill atari --env-id BreakoutNoFrameskip-v4", "actions"),
+        ("ppd_procgen", "suite is atari"),
+    ],
+)
+def test_teacher_of_another_game(line, cause, refused, tmp_path):
+    """Here one of Pong, which has six actions."""
     make_teacher("atari", tmp_path / "teacher.safetensors")
-    arguments = [*QUICK, "--teacher", tmp_path / "teacher.safetensors"]
-    refused("ppd_procgen", arguments, "suite is atari", "ppo_teacher_procgen.py")
+    name, *arguments = line.split()
+    arguments += ["--teacher", tmp_path / "teacher.safetensors"]
+    refused(name, arguments, cause, "train one with ppo_teacher_")
 
 
 def test_the_pickle_is_malicious(tmp_path):
     """Opened, it does create the file."""
-    pickle.loads(pickle.dumps(Malicious(str(tmp_path / "executed")))).close()
+    pickle.loads(pickle.dumps(Malicious(tmp_path / "executed"))).close()
     assert (tmp_path / "executed").exists()
 
 
@@ -243,12 +217,11 @@ def stopped_run(command: str) -> bytes:
     ("kind", "cause"),
     [
         ("finished", "finished"),
-        ("other script", "ppo_teacher_mujoco"),
+        ("other script", "python ppo_teacher_mujoco.py"),
         ("other suite", "python student_distill.py atari"),
         ("empty folder", "missing"),
         ("cut off", "damaged"),
         ("one bit", "damaged"),
-        ("text", "damaged"),
         ("pickle", "damaged"),
     ],
 )
@@ -259,17 +232,13 @@ def test_bad_resume(kind, cause, refused, tmp_path):
     if kind == "finished":
         (tmp_path / "run" / "result.json").write_text("{}")
     elif kind.startswith("other"):
-        content = stopped_run(f"python {cause.removeprefix('python ')}")
-    elif kind == "cut off":
-        content = content[:500]
+        content = stopped_run(cause)
     elif kind == "one bit":
         content[len(content) // 2] ^= 1
-    elif kind == "text":
-        content = b"nonsense"
     if kind == "pickle":
-        torch.save(Malicious(str(executed)), path)
+        torch.save(Malicious(executed), path)
     elif kind != "empty folder":
-        path.write_bytes(content)
+        path.write_bytes(content[: 500 if kind == "cut off" else None])
     refused("student_distill", ["mujoco", "--resume", path.parent], cause, str(path.parent))
     assert not executed.exists()
 
