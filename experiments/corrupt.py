@@ -11,7 +11,7 @@ imperfect teacher are measured against the original one.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -32,6 +32,8 @@ class Args:
     """seed of the noise; students of seed S take S"""
     episodes: int | None = None
     """episodes of the new score; unset: as many as the original's has"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """of the networks while they play"""
 
 
 @torch.no_grad()
@@ -60,12 +62,15 @@ def corrupt(args: Args) -> dict:
         raise UserError(f"--sigma {args.sigma}: must be above 0")
     if args.episodes is not None and args.episodes < 1:
         raise UserError(f"--episodes {args.episodes}: must be at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
     if "sigma" in header:
         raise UserError(f"teacher {args.teacher}: it is corrupted already; give the original")
     if "score" not in header:
         raise UserError(f"teacher {args.teacher}: no score yet; finish its training with --resume")
     agent, header = getattr(script, f"load_{header['suite']}_agent")(args.teacher)
     add_noise(agent, args.sigma, args.seed)
+    agent.to(args.device)
     originals = {f"original_{key}": header[key] for key in header if key.startswith("score")}
     episodes = args.episodes or header["score"]["episodes"]
     header |= score_teacher(script, agent, header, episodes) | originals

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import PPO_SCRIPTS, load
-from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
