@@ -3,8 +3,6 @@
 No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backend only counts.
 """
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
