@@ -8,7 +8,7 @@
 
 Each in a process of its own, one after the other, `--repeats` times over, so that a change of the
 machine's mood meets all of them; reported are medians. Pixels on a CPU: rollouts of 32 steps. The
-teacher is `teachers/<env-id>.safetensors`, or else one that has hardly been trained.
+teacher is `teachers/<env-id>.safetensors`, or else one of random weights.
 
 - `ppo`, `ppd`: this project's scripts as a user starts them, at the paper's hyperparameters. Timed
   from TensorBoard's entry after the first update to the last one: without start-up and scoring.
@@ -65,7 +65,7 @@ class Args:
     num_steps: int = 0  # per environment and rollout; 0: the paper's, or 32 of pixels on a CPU
     student_size: str = "larger"  # of PPD: smaller, same or larger
     device: Literal["cpu", "cuda"] = "cpu"  # of all contestants
-    options: tuple[str, ...] = ()  # switches of this project's scripts: compile, bfloat16
+    options: tuple[Literal["compile", "bfloat16"], ...] = ()  # switches of the pixel scripts
     sb3_distill: Path | None = None  # a checkout of github.com/spiglerg/sb3_distill
 
 
@@ -83,8 +83,8 @@ def check_args(args: Args) -> None:
         raise UserError("--repeats must be at least 1, --steps and --num-steps at least 0")
     if not set(args.only) <= {*CONTESTANTS}:
         raise UserError(f"--only {' '.join(args.only)}: give some of {', '.join(CONTESTANTS)}")
-    if args.options and (args.suite == "mujoco" or not {*args.options} <= {"compile", "bfloat16"}):
-        raise UserError("--options: give compile or bfloat16, of the pixel scripts")
+    if args.options and args.suite == "mujoco":
+        raise UserError(f"--options {args.options[0]}: only the pixel scripts have it")
     if "sb3_distill" in args.only and not path:
         raise UserError("--only sb3_distill: give --sb3-distill as well, a clone of the library")
 
@@ -120,20 +120,27 @@ def measure_apart(function: str, **arguments):
     return json.loads(run_quietly(measure).splitlines()[-1])
 
 
-def run_script(script: str, flags: list, env_id: str, run_dir: Path, steps: int) -> None:
-    """Run one of this project's scripts by its command line."""
-    command = [sys.executable, ROOT / f"{script}.py", "--env-id", env_id, *flags]
-    command += ["--total-timesteps", steps, "--eval-every", 0, "--episodes", 1]
-    run_quietly([*command, "--run-dir", run_dir])
+def make_agent(ppo, envs, size):
+    """A fresh agent for `envs`, of a script's classes."""
+    shape, space = envs.single_observation_space.shape, envs.single_action_space
+    if len(shape) == 1:
+        return ppo.MujocoAgent(space.low, space.high, *shape, size)
+    return ppo.PixelAgent(shape, int(space.n), size)
 
 
-def find_teacher(args: Args, env_id: str, folder: str) -> Path:
-    """The shipped teacher, or one after one small update: any will do where only speed counts."""
+def find_teacher(suite: str, env_id: str, folder: str) -> Path:
+    """The shipped teacher, or one of random weights: any will do where only speed counts."""
     teacher = ROOT / "teachers" / f"{env_id}.safetensors"
     if not teacher.exists():
-        script = f"ppo_teacher_{args.suite}"
-        run_script(script, ["--num-steps", 8, "--device", args.device], env_id, Path(folder), 1)
-        teacher = Path(folder) / "agent.safetensors"
+        ppo = import_module(f"ppo_teacher_{suite}")
+        args, teacher = ppo.Args(env_id=env_id), Path(folder) / "teacher.safetensors"
+        envs, size = make_our_envs(suite, args), network_size(args)
+        envs.reset(seed=0)  # Procgen's can be closed only then
+        header = {"format": "ppd-agent-1", "script": ppo.__name__, "suite": suite, "seed": 0}
+        header |= {"env_id": env_id, "steps": 0, "deterministic": True}
+        header |= {"hidden_sizes" if suite == "mujoco" else "size": size}
+        teacher.write_bytes(ppo.pack_agent(make_agent(ppo, envs, size).state_dict(), header))
+        envs.close()
     return teacher
 
 
@@ -146,11 +153,13 @@ def measure_script(script: str, flags: list[str], env_id: str, steps: int, teach
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     args = script_args(script, flags, env_id)
-    if script.startswith("ppd"):
-        flags = [*flags, "--teacher", teacher]
+    steps += args.num_envs * args.num_steps  # the first rollout and update warm up
+    command = [sys.executable, ROOT / f"{script}.py", "--env-id", env_id, *flags]
+    command += ["--total-timesteps", steps, "--eval-every", 0, "--episodes", 1]
+    command += ["--teacher", teacher] if script.startswith("ppd") else []
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        run_script(script, flags, env_id, run_dir, args.num_envs * args.num_steps + steps)
+        run_quietly([*command, "--run-dir", run_dir])
         events = EventAccumulator(str(run_dir))
         events.Reload()
         first, *_, last = events.Scalars("losses/value_loss")
@@ -278,22 +287,21 @@ def measure_limit(script: str, flags: list, env_id: str, steps: int, teacher: st
     # A long look at the simulator, on pixels as well, where a few steps cost nothing.
     envs = make_our_envs(suite, args)
     seconds = time_simulator(envs, seed=100, steps=max(steps, 5000))
-    obs_shape, space = envs.single_observation_space.shape, envs.single_action_space
     envs.close()
     ppo = import_module(f"ppo_teacher_{suite}")
     asked = getattr(ppo, f"load_{suite}_agent")(teacher)[0].to(args.device).actor
     asked = asked if script.startswith("ppd") else None
-    if suite == "mujoco":
-        agent = ppo.MujocoAgent(space.low, space.high, *obs_shape, args.hidden_sizes)
-    else:
-        agent = ppo.PixelAgent(obs_shape, int(space.n), network_size(args))
-        if args.device == "cuda":
-            agent.to(memory_format=torch.channels_last)
-        options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
-        for network in (agent.actor, agent.critic) if args.compile else ():
-            network.forward = torch.compile(network.forward, **options)
+    agent = make_agent(ppo, envs, network_size(args))
+    if suite != "mujoco" and args.device == "cuda":
+        agent.to(memory_format=torch.channels_last)
+    options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
+    for network in (agent.actor, agent.critic) if getattr(args, "compile", False) else ():
+        network.forward = torch.compile(network.forward, **options)
     agent.to(args.device)
-    return 1 / (seconds + time_passes(args, agent.actor, agent.critic, asked, obs_shape))
+    return 1 / (
+        seconds
+        + time_passes(args, agent.actor, agent.critic, asked, envs.single_observation_space.shape)
+    )
 
 
 # ------------------------------------------------------------------------------- Report
@@ -319,7 +327,7 @@ def measure_env(args: Args, env_id: str) -> dict[str, float | None]:
     """All contestants in one environment, in turn; prints its table, returns the medians."""
     print(f"\n### {env_id}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        teacher = str(find_teacher(args, env_id, f"{folder}/teacher"))
+        teacher = str(find_teacher(args.suite, env_id, folder))
         contestants = {}
         for name, peer in (("ppo", "sb3_ppo"), ("ppd", "sb3_distill")):
             script, flags = our_scripts(args)[name]

@@ -108,7 +108,7 @@ def test_first_gpu_times_every_phase(suite):
         (["--repeats", "0"], "must be at least 1"),
         (["--only", "pdp"], "--only pdp: give some of ppo, sb3_ppo"),
         (["--only", "sb3_distill"], "give --sb3-distill as well"),
-        (["--options", "compile"], "of the pixel scripts"),
+        (["--options", "compile"], "only the pixel scripts have it"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, said):
