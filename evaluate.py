@@ -37,6 +37,7 @@ class Args:
     episodes: int | None = None  # whole episodes of each; unset: 50, or 200 on Procgen (A.3)
     levels: Literal["unseen", "training"] = "unseen"  # of Procgen
     seed: int | None = None  # of a run, which is scored from 10,000 above it; unset: the file's own
+    device: Literal["cpu", "cuda"] = "cpu"  # of networks; to repeat a score take that of the run
     video: str | None = None  # also film one episode of each into this folder, as mp4
 
 
@@ -188,6 +189,7 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     header = read_header(path)
     script, suite = importlib.import_module(header["script"]), header["suite"]
     agent, _ = getattr(script, f"load_{suite}_agent")(path)
+    agent.to(args.device)
     env_id, episodes = header["env_id"], args.episodes or (200 if suite == "procgen" else 50)
     seed = header["seed"] if args.seed is None else args.seed
     score = play(script, agent, header, episodes, seed, args.levels)
@@ -216,6 +218,8 @@ def main() -> None:
     try:
         if not args.checkpoints:
             raise UserError("no checkpoint given; give one or more agent.safetensors")
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
         if args.episodes is not None and args.episodes < 1:
             raise UserError(f"--episodes {args.episodes}: must be at least 1")
         if args.seed is not None and not 0 <= args.seed <= 2**30:

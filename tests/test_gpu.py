@@ -3,14 +3,15 @@
 No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backend only counts.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from helpers import PPO_SCRIPTS, load
+from helpers import PPD_SCRIPTS, TEACHERS, load
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-PIXEL_SCRIPTS = [name for name in PPO_SCRIPTS if not name.endswith("mujoco")]
 SHAPES = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}
 GPU = torch.device("cuda:0")  # with its number, or torch looks for the driver
 
@@ -92,7 +93,9 @@ def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
 def save_teacher(script, suite: str, path) -> None:
     shape, actions = SHAPES[suite]
     agent = script.PixelAgent(shape, actions, "smaller")
-    path.write_bytes(script.to_safetensors(agent.state_dict(), {"size": '"smaller"'}))
+    header = {"format": "ppd-agent-1", "script": script.__name__, "suite": suite, "env_id": "any"}
+    header |= {"size": "smaller", "seed": 1, "steps": 0, "deterministic": True}
+    path.write_bytes(script.pack_agent(agent.state_dict(), header))
 
 
 def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
@@ -118,7 +121,7 @@ def small_run(name: str, tmp_path, monkeypatch, **options):
     return script, script.Args(**values)
 
 
-@pytest.mark.parametrize("name", PPO_SCRIPTS)
+@pytest.mark.parametrize("name", PPD_SCRIPTS + TEACHERS)
 def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
     script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", torch_threads=1)
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
