@@ -222,7 +222,6 @@ def train(args: Args) -> dict:
     run = Run(args)
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
-    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
     envs = MujocoVectorEnv(args.env_id, N, args.num_workers)
@@ -232,8 +231,8 @@ def train(args: Args) -> dict:
 
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     teacher, teacher_header = load_mujoco_agent(path, (obs_dim, *box.shape, box.dtype))
-    teacher.to(device)
-    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes).to(device)
+    teacher.to(args.device)
+    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes).to(args.device)
     for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, frozen
         agent.get_buffer(name).copy_(teacher.get_buffer(name))
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
@@ -245,9 +244,9 @@ def train(args: Args) -> dict:
         print("teacher:", score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 episodes)")
     run.start(header, parts, teacher_header)
 
-    obs = torch.zeros((T, N, obs_dim), device=device)  # normalised, as the networks take them
-    means = torch.zeros((T, N, *box.shape), device=device)  # of the policy
-    actions = torch.zeros((T, N, *box.shape), device=device)
+    obs = torch.zeros((T, N, obs_dim), device=args.device)  # normalised, as the networks take them
+    means = torch.zeros((T, N, *box.shape), device=args.device)  # of the policy
+    actions = torch.zeros((T, N, *box.shape), device=args.device)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
     next_obs = envs.obs
@@ -277,7 +276,7 @@ def train(args: Args) -> dict:
             ends = torch.from_numpy(terminations), torch.from_numpy(ended)
             discounts = args.gamma, args.gae_lambda
             on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
             b_teacher_means = teacher.actor(b_obs)  # asked once per rollout; same statistics
 
@@ -286,14 +285,15 @@ def train(args: Args) -> dict:
         if args.distill_lambda_final is not None:
             distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
         for _ in range(args.update_epochs):
-            for mb in torch.randperm(B, device=device).split(args.minibatch_size):
-                dist = agent.distribution(agent.actor(b_obs[mb]))
+            for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
+                mb_obs = b_obs[mb]
+                dist = agent.distribution(agent.actor(mb_obs))
                 teacher_dist = teacher.distribution(b_teacher_means[mb])
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.critic(b_obs[mb]).squeeze(-1), b_returns[mb])
+                v_loss = value_loss(agent.critic(mb_obs).squeeze(-1), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
@@ -601,12 +601,14 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
     `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != "ppd-agent-1" or header["suite"] != suite:
-            raise ValueError(f"its suite is {header['suite']}")
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
         kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
         wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
         if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code

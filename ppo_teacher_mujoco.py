@@ -209,7 +209,6 @@ def train(args: Args) -> dict:
     run = Run(args)
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
-    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
     envs = MujocoVectorEnv(args.env_id, N, args.num_workers)
@@ -217,7 +216,7 @@ def train(args: Args) -> dict:
     box, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
     envs.reset(seed=args.seed)
 
-    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes).to(device)
+    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes).to(args.device)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
@@ -225,9 +224,9 @@ def train(args: Args) -> dict:
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     run.start(header, parts)
 
-    obs = torch.zeros((T, N, obs_dim), device=device)  # normalised, as the networks take them
-    means = torch.zeros((T, N, *box.shape), device=device)  # of the policy
-    actions = torch.zeros((T, N, *box.shape), device=device)
+    obs = torch.zeros((T, N, obs_dim), device=args.device)  # normalised, as the networks take them
+    means = torch.zeros((T, N, *box.shape), device=args.device)  # of the policy
+    actions = torch.zeros((T, N, *box.shape), device=args.device)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
     next_obs = envs.obs
@@ -258,19 +257,20 @@ def train(args: Args) -> dict:
             ends = torch.from_numpy(terminations), torch.from_numpy(ended)
             discounts = args.gamma, args.gae_lambda
             on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.
         metrics = []
         for _ in range(args.update_epochs):
-            for mb in torch.randperm(B, device=device).split(args.minibatch_size):
-                dist = agent.distribution(agent.actor(b_obs[mb]))
+            for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
+                mb_obs = b_obs[mb]
+                dist = agent.distribution(agent.actor(mb_obs))
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.critic(b_obs[mb]).squeeze(-1), b_returns[mb])
+                v_loss = value_loss(agent.critic(mb_obs).squeeze(-1), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
                 loss.backward()
@@ -565,12 +565,14 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
     `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != "ppd-agent-1" or header["suite"] != suite:
-            raise ValueError(f"its suite is {header['suite']}")
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
         kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
         wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
         if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code

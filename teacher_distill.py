@@ -159,13 +159,12 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     run = Run(args, args.suite)
     args = run.args  # with --resume, those of the stopped run
     T, B = args.num_steps, args.num_steps * args.num_envs
-    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.torch_threads)
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
     envs, eval_envs, teacher, teacher_header, agent, header = build(args, path)
-    teacher.to(device), agent.to(device)
+    teacher.to(args.device), agent.to(args.device)
     next_obs, _ = envs.reset(seed=args.seed)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
@@ -176,7 +175,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     run.start(header, {"agent": agent, "optimizer": optimizer, "envs": envs}, teacher_header)
 
     dtype = torch.uint8 if next_obs.dtype == np.uint8 else torch.float32
-    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=device)
+    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=args.device)
     actor = teacher  # the teacher acts, and its episodes are logged
     next_obs, episodes, metrics = envs.obs, [], []
     while run.step < run.total:
@@ -707,12 +706,14 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
     `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != "ppd-agent-1" or header["suite"] != suite:
-            raise ValueError(f"its suite is {header['suite']}")
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
         kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
         wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
         if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
