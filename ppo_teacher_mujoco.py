@@ -402,6 +402,7 @@ class Run:
             reason = "exists or is no plain name; give another, or go on with --resume"
             raise UserError(f"--run-dir {self.folder}: {reason}")
         check_args(self.args)
+        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
         self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
         self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
 
@@ -424,7 +425,7 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        if teacher and teacher["env_id"] != self.args.env_id:
+        if teacher and teacher["env_id"] != self.env_id:
             self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
@@ -478,7 +479,7 @@ class Run:
             return
         self.saved += seconds
         self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.args.env_id}
+        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
         write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))

@@ -189,8 +189,8 @@ def method(name: str) -> str:
     train = definitions(read(name))["train"]
     train = train[train.index("scaled_rewards =") : train.index("optimizer.step()")]
     for mujoco, pixels in [
-        ("agent.distribution(agent.actor(b_obs[mb]))", "agent.policy(b_obs[mb])"),
-        ("agent.critic(b_obs[mb]).squeeze(-1)", "agent.value(b_obs[mb])"),
+        ("agent.distribution(agent.actor(mb_obs))", "agent.policy(mb_obs)"),
+        ("agent.critic(mb_obs).squeeze(-1)", "agent.value(mb_obs)"),
         ("b_teacher_means", "b_teacher_logits"),
     ]:
         train = train.replace(mujoco, pixels)
