@@ -17,6 +17,7 @@ from helpers import ROOT, load, run_main
 from safetensors.torch import save_file
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 convert, ppd = load("convert"), load("ppd_mujoco")
@@ -44,13 +45,13 @@ class Frames(gym.Env):
 
 
 class Malicious:
-    """A pickle that creates a file when it is opened."""
+    """A pickle that creates a file when it is opened, if `function` is called."""
 
-    def __init__(self, path):
-        self.path = str(path)
+    def __init__(self, path, function=open):
+        self.path, self.function = str(path), function
 
     def __reduce__(self):
-        return open, (self.path, "w")
+        return self.function, (self.path, "w")
 
 
 def mlp(*sizes, activation=nn.Tanh):
@@ -298,14 +299,12 @@ def test_wrong_files_are_refused(pendulum, tmp_path, capsys, monkeypatch):
     refuse(["import", tmp_path / "gone", *arguments[2:]], capsys, monkeypatch, "No such file")
 
     VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])).save(tmp_path / "cartpole")
+    library_bomb = pickle.dumps(Malicious(tmp_path / "created", save_to_pkl))
     np.savez(nan := io.BytesIO(), mean=np.full(3, np.nan), var=np.ones(3))
     np.savez(objects := io.BytesIO(), mean=np.array([Malicious(tmp_path / "created")], object))
     cases = {"(4,)": (tmp_path / "cartpole").read_bytes(), "io.open": newer_bomb}
-    cases |= {
-        "fractions.Fraction": pickle.dumps([Fraction(1)]),
-        "VecNormalize": b"",
-        "norm_obs": b"N.",
-    }
+    cases |= {"fractions.Fraction": pickle.dumps([Fraction(1)]), "VecNormalize": b""}
+    cases |= {"save_to_pkl": library_bomb}
     cases |= {"NaN": nan.getvalue(), "allow_pickle": objects.getvalue()}
     for word, content in cases.items():
         (tmp_path / "statistics").write_bytes(content)
