@@ -60,7 +60,7 @@ def read_header(path: str) -> dict:
 
 
 def load(path: str):
-    """The script that wrote a checkpoint, its agent and its header. Raises the script's UserError."""
+    """The script that wrote a checkpoint, the agent and the header. Raises its UserError."""
     header = read_header(path)
     script = importlib.import_module(header["script"])
     return script, *getattr(script, f"load_{header['suite']}_agent")(path)
