@@ -1,7 +1,6 @@
 """Proximal Policy Distillation (PPD) on Procgen: a student learns from a teacher and from reward.
 
     python ppd_procgen.py --env-id coinrun --teacher runs/<run>/agent.safetensors
-    python ppd_procgen.py --student-size smaller --bfloat16 --teacher PATH     # for a CPU
     python ppd_procgen.py --resume runs/<run>            # go on where a run stopped
 
 Algorithm 1 of "Proximal Policy Distillation" (Spigler, TMLR 2025): PPO on the student's own
@@ -26,6 +25,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -222,7 +222,6 @@ def train(args: Args) -> dict:
     run = Run(args)
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
-    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.torch_threads)
     envs = make_procgen_envs(args, N, args.env_threads)
@@ -233,10 +232,10 @@ def train(args: Args) -> dict:
 
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     teacher, teacher_header = load_procgen_agent(path)
-    teacher.to(device)
-    agent = PixelAgent(obs_shape, num_actions, args.student_size).to(device)
+    teacher.to(args.device)
+    agent = PixelAgent(obs_shape, num_actions, args.student_size).to(args.device)
     agent.bfloat16 = args.bfloat16
-    if device.type == "cuda":  # weights in the frames' order, or each convolution reorders them
+    if args.device == "cuda":  # weights in the frames' order, or each convolution reorders them
         agent.to(memory_format=torch.channels_last)
     if args.compile:  # not `network.compile()`, which leaves an nn.Sequential as it is
         for network in (agent.actor, agent.critic):
@@ -245,20 +244,19 @@ def train(args: Args) -> dict:
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
-    levels = {name: getattr(args, name) for name in ("num_levels", "start_level")}
-    header = {"suite": "procgen", "distribution_mode": args.distribution_mode, **levels}
-    header |= {"size": args.student_size, "deterministic": False}
+    header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     if run.step == 0:
         score = evaluate(teacher, unseen, 20, args.seed, deterministic=False)
-        print(f"teacher: {score_text(score)} (20 episodes on unseen levels)")
+        print(f"teacher on unseen levels: {score_text(score)} (20 episodes)")
     run.start(header, parts, teacher_header)
 
     # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
-    obs = torch.zeros((T, N, *obs_shape[1:], obs_shape[0]), dtype=torch.uint8, device=device)
+    obs = torch.zeros((T, N, *obs_shape[1:], obs_shape[0]), dtype=torch.uint8, device=args.device)
     obs = obs.permute(0, 1, 4, 2, 3)
-    logits = torch.zeros((T, N, num_actions), device=device)  # of the policy
-    actions = torch.zeros((T, N), dtype=torch.int64, device=device)
+    logits = torch.zeros((T, N, num_actions), device=args.device)  # of the policy
+    actions = torch.zeros((T, N), dtype=torch.int64, device=args.device)
     rewards = np.zeros((T, N))
     ended = np.zeros((T, N), dtype=bool)
     next_obs = envs.obs
@@ -284,7 +282,7 @@ def train(args: Args) -> dict:
             ends = [torch.from_numpy(ended)] * 2
             discounts = args.gamma, args.gae_lambda
             on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(device)
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
             b_teacher_logits = torch.cat([teacher.logits(chunk) for chunk in chunks])  # asked once
 
@@ -293,14 +291,15 @@ def train(args: Args) -> dict:
         if args.distill_lambda_final is not None:
             distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
         for _ in range(args.update_epochs):
-            for mb in torch.randperm(B, device=device).split(args.minibatch_size):
-                dist = agent.policy(b_obs[mb])
+            for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
+                mb_obs = b_obs[mb]
+                dist = agent.policy(mb_obs)
                 teacher_dist = teacher.distribution(b_teacher_logits[mb])
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.value(b_obs[mb]), b_returns[mb])
+                v_loss = value_loss(agent.value(mb_obs), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
@@ -309,7 +308,7 @@ def train(args: Args) -> dict:
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
-                optimizer.zero_grad()  # here, so that the next CUDA graph can have their memory
+                optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),
@@ -327,8 +326,7 @@ def train(args: Args) -> dict:
         run.log(metrics, scalars, episodes)
         if run.due(args.eval_every, B):
             for kind, levels in [("", unseen), ("_training", training)]:
-                score = evaluate(agent, levels, 20, args.seed, deterministic=False)
-                run.log_evaluation(score, kind)
+                run.log_evaluation(evaluate(agent, levels, 20, args.seed, False), kind)
         run.save(args.save_every)
 
     # The final score, by the paper's protocol: sampled actions, unseen levels; and training levels.
@@ -491,9 +489,11 @@ class Run:
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.state = read_training_state(self.folder, self.command)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
-        elif self.folder.exists():
-            raise UserError(f"--run-dir {self.folder} exists; name another, or go on with --resume")
+        elif self.folder.exists() or not str(self.folder).isprintable():
+            reason = "exists or is no plain name; give another, or go on with --resume"
+            raise UserError(f"--run-dir {self.folder}: {reason}")
         check_args(self.args)
+        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
         self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
         self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
 
@@ -516,7 +516,7 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        if teacher and teacher["env_id"] != self.args.env_id:
+        if teacher and teacher["env_id"] != self.env_id:
             self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
@@ -570,7 +570,7 @@ class Run:
             return
         self.saved += seconds
         self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.args.env_id}
+        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
         write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
@@ -657,12 +657,14 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
     `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != "ppd-agent-1" or header["suite"] != suite:
-            raise ValueError(f"its suite is {header['suite']}")
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
         kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
         wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
         if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
@@ -810,11 +812,12 @@ class PatientFile(io.FileIO):
 
 def guard_process() -> None:
     """Have a run not depend on who reads its output, or whether anything does."""
-    while os.open(os.devnull, os.O_RDWR) < 2:
-        pass  # a closed stdout or stderr is replaced, not left to the next file that is opened
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
     for name, number in [("stdout", 1), ("stderr", 2)]:
         file = PatientFile(number, "w", closefd=False)
         setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -29,6 +29,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from contextlib import suppress
@@ -158,13 +159,12 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     run = Run(args, args.suite)
     args = run.args  # with --resume, those of the stopped run
     T, B = args.num_steps, args.num_steps * args.num_envs
-    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.torch_threads)
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
     envs, eval_envs, teacher, teacher_header, agent, header = build(args, path)
-    teacher.to(device), agent.to(device)
+    teacher.to(args.device), agent.to(args.device)
     next_obs, _ = envs.reset(seed=args.seed)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
@@ -175,7 +175,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     run.start(header, {"agent": agent, "optimizer": optimizer, "envs": envs}, teacher_header)
 
     dtype = torch.uint8 if next_obs.dtype == np.uint8 else torch.float32
-    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=device)
+    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=args.device)
     actor = teacher  # the teacher acts, and its episodes are logged
     next_obs, episodes, metrics = envs.obs, [], []
     while run.step < run.total:
@@ -263,9 +263,8 @@ def build_procgen(args, path):
     eval_envs = {k: make_procgen_envs(args, 20, args.env_threads, v) for k, v in kinds.items()}
     teacher, teacher_header = load_procgen_agent(path)
     agent = PixelAgent((3, 64, 64), 15, args.student_size)
-    levels = {name: getattr(args, name) for name in ("num_levels", "start_level")}
-    header = {"suite": "procgen", "distribution_mode": args.distribution_mode, **levels}
-    header |= {"size": args.student_size, "deterministic": False}
+    header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     return envs, eval_envs, teacher, teacher_header, agent, header
 
 
@@ -540,9 +539,11 @@ class Run:
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.state = read_training_state(self.folder, self.command)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
-        elif self.folder.exists():
-            raise UserError(f"--run-dir {self.folder} exists; name another, or go on with --resume")
+        elif self.folder.exists() or not str(self.folder).isprintable():
+            reason = "exists or is no plain name; give another, or go on with --resume"
+            raise UserError(f"--run-dir {self.folder}: {reason}")
         check_args(self.args)
+        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
         self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
         self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
 
@@ -565,7 +566,7 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        if teacher and teacher["env_id"] != self.args.env_id:
+        if teacher and teacher["env_id"] != self.env_id:
             self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
@@ -619,7 +620,7 @@ class Run:
             return
         self.saved += seconds
         self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.args.env_id}
+        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
         write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
@@ -706,12 +707,14 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
     `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["format"] != "ppd-agent-1" or header["suite"] != suite:
-            raise ValueError(f"its suite is {header['suite']}")
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
         kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
         wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
         if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
@@ -1132,11 +1135,12 @@ class PatientFile(io.FileIO):
 
 def guard_process() -> None:
     """Have a run not depend on who reads its output, or whether anything does."""
-    while os.open(os.devnull, os.O_RDWR) < 2:
-        pass  # a closed stdout or stderr is replaced, not left to the next file that is opened
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
     for name, number in [("stdout", 1), ("stderr", 2)]:
         file = PatientFile(number, "w", closefd=False)
         setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

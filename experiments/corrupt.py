@@ -14,7 +14,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -30,6 +30,7 @@ class Args:
     log_std_shift: float = 0.0  # added to log σ of the actions' normal distribution (MuJoCo)
     seed: int = 100  # of the noise; students of seed S take S
     episodes: int | None = None  # of the new score; unset: as many as the original's has
+    device: Literal["cpu", "cuda"] = "cpu"  # of the networks while they play
 
 
 @torch.no_grad()
@@ -63,6 +64,8 @@ def corrupt(args: Args) -> dict:
         raise UserError(f"--log-std-shift: {args.teacher} has no log σ; only MuJoCo's policies do")
     if args.episodes is not None and args.episodes < 1:
         raise UserError(f"--episodes {args.episodes}: must be at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
     if "original_score" in header or "sigma" in header:
         raise UserError(f"teacher {args.teacher}: it is corrupted already; give the original")
     if "score" not in header:
@@ -72,6 +75,7 @@ def corrupt(args: Args) -> dict:
     if shift:
         agent.log_std.data += shift
         header["log_std_shift"] = shift
+    agent.to(args.device)
     originals = {f"original_{key}": header[key] for key in header if key.startswith("score")}
     episodes = args.episodes or header["score"]["episodes"]
     header |= score_teacher(script, agent, header, episodes) | originals

@@ -3,14 +3,15 @@
 No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backend only counts.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from helpers import PPO_SCRIPTS, load
+from helpers import PPD_SCRIPTS, TEACHERS, load
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-PIXEL_SCRIPTS = [name for name in PPO_SCRIPTS if not name.endswith("mujoco")]
 SHAPES = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}
 GPU = torch.device("cuda:0")  # with its number, or torch looks for the driver
 
@@ -92,12 +93,15 @@ def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
 def save_teacher(script, suite: str, path) -> None:
     shape, actions = SHAPES[suite]
     agent = script.PixelAgent(shape, actions, "smaller")
-    path.write_bytes(script.to_safetensors(agent.state_dict(), {"size": '"smaller"'}))
+    header = {"format": "ppd-agent-1", "script": script.__name__, "suite": suite, "env_id": "any"}
+    header |= {"size": "smaller", "seed": 1, "steps": 0, "deterministic": True}
+    path.write_bytes(script.pack_agent(agent.state_dict(), header))
 
 
 def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
     """Stands for `evaluate`: a whole game would take minutes here."""
-    actions = agent.act(envs.reset(seed=seed)[0], deterministic)
+    obs = envs.obs if hasattr(envs, "obs") else envs.reset(seed=seed)[0]
+    actions = agent.act(obs, deterministic)
     assert isinstance(actions, np.ndarray) and len(actions) == envs.num_envs
     score = {"mean": 0.0, "standard_error": None, "episodes": 1}
     return score | {"returns": [0.0], "lengths": [1]}
@@ -110,15 +114,44 @@ def small_run(name: str, tmp_path, monkeypatch, **options):
     values = {"num_envs": 3, "num_steps": 4, "minibatch_size": 5, "update_epochs": 1}
     values |= {"total_timesteps": 24, "eval_every": 12, "run_dir": str(tmp_path / "run")} | options
     if suite != "mujoco":
-        values["student_size" if name.startswith("ppd") else "size"] = "smaller"
+        values.setdefault("student_size" if name.startswith("ppd") else "size", "smaller")
         if name.startswith("ppd"):
             save_teacher(script, suite, tmp_path / "teacher.safetensors")
             values["teacher"] = str(tmp_path / "teacher.safetensors")
     return script, script.Args(**values)
 
 
-@pytest.mark.parametrize("name", PPO_SCRIPTS)
+@pytest.mark.parametrize("name", PPD_SCRIPTS + TEACHERS)
 def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
     script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", torch_threads=1)
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
     assert script.train(args)["steps"] == 24
+
+
+# ------------------------------------------------------------------------------- Graphs
+@pytest.mark.parametrize(("size", "convolutions"), [("smaller", 3), ("same", 15)])
+@pytest.mark.parametrize("name", ["ppd_atari", "ppd_procgen"])
+def test_one_graph_for_each_shape(name, size, convolutions, tmp_path, monkeypatch):
+    """Policy: acting, minibatch, an epoch's last; critic: also both in advance. And none later."""
+    options = {"compile": True, "device": "cpu", "student_size": size, "total_timesteps": 36}
+    script, args = small_run(name, tmp_path, monkeypatch, **options)
+    graphs, counts = [], []
+
+    def keep(graph, inputs, **_):
+        graphs.append(sum(node.target is torch.conv2d for node in graph.graph.nodes))
+        return graph
+
+    def step_to_time_limits(envs, actions):
+        obs, rewards, terminations, truncations, infos = step(envs, actions)
+        truncations[: len(counts)] = True  # more and more final observations
+        return obs, rewards, terminations, truncations, infos
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep))
+    log = script.Run.log
+    monkeypatch.setattr(script.Run, "log", lambda *a: (counts.append(len(graphs)), log(*a)))
+    if name == "ppd_atari":
+        step = script.AtariGames.step
+        monkeypatch.setattr(script.AtariGames, "step", step_to_time_limits)
+    script.train(args)
+    assert counts == [8, 8, 8] and set(graphs) == {convolutions}
