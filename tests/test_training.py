@@ -251,11 +251,9 @@ def resume(script, run_dir, monkeypatch, capsys) -> str:
 
 
 @pytest.fixture
-def almost_finished(monkeypatch, tmp_path):
+def almost_finished(tmp_path):
     """A PPD run that has all its steps, but no result yet."""
     script = load("ppd_mujoco")
-    use_fake_envs(script, monkeypatch)
-    make_teacher("mujoco", tmp_path / "teacher.safetensors", sizes=(3, 2))
     script.train(make_args(script, "mujoco", tmp_path / "run"))
     (tmp_path / "run" / "result.json").unlink()
     return script, tmp_path / "run"
@@ -270,7 +268,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(almost_finished, monkeypatch
 
 def test_a_resumed_run_wants_its_first_teacher(almost_finished, monkeypatch, capsys):
     path = almost_finished[1].parent / "teacher.safetensors"
-    make_teacher("mujoco", path, sizes=(3, 2), seed=2)
+    make_teacher("mujoco", path, seed=2)
     assert "its teacher has changed" in resume(*almost_finished, monkeypatch, capsys)
 
 
