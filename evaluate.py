@@ -47,7 +47,12 @@ def read_header(path: str) -> dict:
             header = {key: json.loads(value) for key, value in file.metadata().items()}
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-        if header["script"] not in [*scripts, "student_distill", "teacher_distill"]:
+        if header["script"] not in [
+            *scripts,
+            "ppd_mujoco_lstm",
+            "student_distill",
+            "teacher_distill",
+        ]:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
@@ -92,6 +97,8 @@ def make_envs(script, header: dict, levels: str = "unseen"):
 def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
     """The script's own score, with returns and lengths of the episodes."""
     envs = make_envs(script, header, levels)
+    if header["script"] == "ppd_mujoco_lstm":
+        envs = script.ForgettingEnvs(envs, agent)
     score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
     return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
 
@@ -121,6 +128,8 @@ def film_mujoco(script, agent, header: dict, seed: int):
 
     def frames(obs):
         ended = False
+        if header["script"] == "ppd_mujoco_lstm":
+            agent.reset()
         while not ended:
             yield env.render()
             obs, _, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
@@ -187,7 +196,8 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
     header = read_header(path)
     script, suite = importlib.import_module(header["script"]), header["suite"]
-    agent, _ = getattr(script, f"load_{suite}_agent")(path)
+    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else suite
+    agent, _ = getattr(script, f"load_{kind}_agent")(path)
     env_id, episodes = header["env_id"], args.episodes or (200 if suite == "procgen" else 50)
     seed = header["seed"] if args.seed is None else args.seed
     score = play(script, agent, header, episodes, seed, args.levels)

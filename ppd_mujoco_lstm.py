@@ -68,7 +68,7 @@ class Args:
     num_steps: int = 64  # per environment and rollout, T (Appendix A.3)
     learning_rate: float = 3e-4  # constant (Table 3)
     adam_eps: float = 1e-5  # Adam's ε (the authors' released code)
-    minibatch_size: int = 512  # samples per gradient step; rounded to whole sequences of T
+    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last is smaller (Table 3)
     update_epochs: int = 4  # passes over each rollout (Table 3)
     gamma: float | None = None  # γ; unset: 0.995 for Hopper and Swimmer, else 0.999 (Appendix A.3)
     gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
@@ -248,24 +248,29 @@ class PartialNetwork(nn.Module):
             self.encoder.extend([init_layer(nn.Linear(sizes[-1], width)), nn.ReLU()])
         self.head = init_layer(nn.Linear(width, outputs), gain)
 
-    def forward(self, obs, state, ended=None):
-        """A sequence (T, B, D), the LSTM's state (2, B, H) before it: outputs (T, B, …), state.
-
-        After an episode's last step, where `ended` (T, B), the LSTM goes on from zeros.
-        """
+    def forward(self, obs, state):
+        """One step: normalised (B, D) and the LSTM's state (2, B, H) to outputs and next state."""
         x = self.encoder(obs[..., self.observed])
-        if self.lstm is None:
-            return self.head(x), state
-        pieces, cuts = [], []  # the LSTM takes what lies between two ends at once
-        if ended is not None:
-            cuts = (ended[:-1].any(1).nonzero().squeeze(1) + 1).tolist()
-        for start, stop in pairwise([0, *cuts, len(x)]):
-            piece, (hidden, cell) = self.lstm(x[start:stop], (state[:1], state[1:]))
-            state = torch.cat([hidden, cell])
-            if ended is not None:
-                state = state * ~ended[stop - 1, :, None]
-            pieces.append(piece)
-        return self.head(torch.cat(pieces)), state
+        if self.lstm is not None:
+            outputs, (hidden, cell) = self.lstm(x[None], (state[:1], state[1:]))
+            x, state = outputs[0], torch.cat([hidden, cell])
+        return self.head(x), state
+
+    def sequences(self, obs, state, ended):
+        """(T, B, D), the state before them, and where episodes end, (T, B), to (T, B, outputs)."""
+        x = self.encoder(obs[..., self.observed])
+        if self.lstm is not None:
+            # Each episode gets a column, which begins with zeros; the first ones, with `state`.
+            starts = ended.roll(1, 0)
+            starts[0] = True
+            column = starts.T.flatten().cumsum(0).view_as(starts.T).T - 1  # (T, B)
+            step = torch.arange(len(x), device=x.device)[:, None]
+            row = step - torch.where(starts, step, 0).cummax(0).values  # (T, B)
+            rows, columns = int(row.max()) + 1, int(column.max()) + 1
+            episodes = x.new_zeros(rows, columns, x.shape[2]).index_put((row, column), x)
+            state = state.new_zeros(2, columns, state.shape[2]).index_copy(1, column[0], state)
+            x = self.lstm(episodes, (state[:1], state[1:]))[0][row, column]
+        return self.head(x)
 
 
 class PartialAgent(nn.Module):
@@ -286,14 +291,16 @@ class PartialAgent(nn.Module):
         self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.reset()
 
-    def forward(self, obs, states, ended=None):
-        """Normalised (T, B, D), both states (2, 2, B, H): means (T, B, A), values (T, B), states.
-
-        `ended` as in `PartialNetwork`.
-        """
-        means, actor_state = self.actor(obs, states[0], ended)
-        values, critic_state = self.critic(obs, states[1], ended)
+    def forward(self, obs, states):
+        """One step: normalised (B, D), both states (2, 2, B, H) to means, values, next states."""
+        means, actor_state = self.actor(obs, states[0])
+        values, critic_state = self.critic(obs, states[1])
         return means, values.squeeze(-1), torch.stack([actor_state, critic_state])
+
+    def sequences(self, obs, states, ended):
+        """(T, B, D), the states before them, and where episodes end: means and values, (T, B, …)"""
+        means = self.actor.sequences(obs, states[0], ended)
+        return means, self.critic.sequences(obs, states[1], ended).squeeze(-1)
 
     def reset(self, ended=None) -> None:
         """Have `act` forget all episodes, or those that `ended` (B,)."""
@@ -308,8 +315,8 @@ class PartialAgent(nn.Module):
         obs = self.normalize(obs)
         if self.state is None:
             self.state = obs.new_zeros(2, len(obs), self.actor.head.in_features)
-        means, self.state = self.actor(obs[None], self.state)
-        dist = self.distribution(means[0])
+        means, self.state = self.actor(obs, self.state)
+        dist = self.distribution(means)
         return self.env_actions(dist.mean if deterministic else dist.sample())
 
 
@@ -359,7 +366,7 @@ def train(args: Args) -> dict:
         with torch.no_grad():
             for t in range(T):
                 obs[t] = agent.normalize(next_obs)
-                means[t], values[t], memory.states = agent(obs[None, t], memory.states)
+                means[t], values[t], memory.states = agent(obs[t], memory.states)
                 actions[t] = agent.distribution(means[t]).sample()
                 env_step = envs.step(agent.env_actions(actions[t]))
                 next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
@@ -367,14 +374,14 @@ def train(args: Args) -> dict:
                 if truncations[t].any():  # no terminal state: V of the final observation
                     rows = np.flatnonzero(truncations[t])
                     final_obs = agent.normalize(np.array([infos["final_obs"][n] for n in rows]))
-                    final_values += agent(final_obs[None], memory.states[:, :, rows])[1]
+                    final_values.append(agent(final_obs, memory.states[:, :, rows])[1])
                 memory.states[:, :, terminations[t] | truncations[t]] = 0
 
             # Advantages. Where a time limit ended an episode, bootstrap from its final observation.
             torch.set_num_threads(args.torch_threads)
             logprobs = agent.distribution(means).log_prob(actions)  # (T, N)
-            next_value = agent(agent.normalize(next_obs)[None], memory.states)[1]
-            next_values = torch.cat([values[1:], next_value])
+            next_value = agent(agent.normalize(next_obs), memory.states)[1]
+            next_values = torch.cat([values[1:], next_value[None]])
             if final_values:  # in the order of `truncations`: step by step, row by row
                 next_values[truncations] = torch.cat(final_values)
             ended = terminations | truncations
@@ -391,7 +398,8 @@ def train(args: Args) -> dict:
             distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
         for _ in range(args.update_epochs):
             for mb in torch.randperm(N, device=device).split(max(1, args.minibatch_size // T)):
-                mb_means, mb_values, _ = agent(obs[:, mb], first_states[:, :, mb], ends[1][:, mb])
+                mb_first, mb_ended = first_states[:, :, mb], ends[1][:, mb]
+                mb_means, mb_values = agent.sequences(obs[:, mb], mb_first, mb_ended)
                 dist = agent.distribution(mb_means.flatten(0, 1))  # (M,), as all that follows
                 teacher_dist = teacher.distribution(teacher_means[:, mb].flatten(0, 1))
                 mb_actions, mb_logprobs = actions[:, mb].flatten(0, 1), logprobs[:, mb].flatten()
@@ -460,20 +468,19 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
     return score | {"returns": returns, "lengths": lengths}
 
 
-class ForgettingEnvs(gym.vector.VectorWrapper):
-    """Environments that have an agent forget an episode where it ends, so that `evaluate` can."""
+class ForgettingEnvs:
+    """Environments that have a student forget an episode where it ends; for `evaluate`."""
 
     def __init__(self, envs, agent: PartialAgent):
-        super().__init__(envs)
-        self.agent = agent
+        self.envs, self.agent, self.num_envs = envs, agent, envs.num_envs
 
-    def reset(self, **options):
+    def reset(self, seed: int):
         self.agent.reset()
-        return self.env.reset(**options)
+        return self.envs.reset(seed=seed)
 
     def step(self, actions):
-        answer = self.env.step(actions)
-        self.agent.reset(answer[2] | answer[3])
+        answer = self.envs.step(actions)
+        self.agent.reset(answer[2] | answer[3])  # terminated or truncated
         return answer
 
 
