@@ -10,7 +10,7 @@ PY := .venv/bin/python
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt experiments/requirements.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-convert.txt experiments/requirements.txt .venv/installed
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 

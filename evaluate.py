@@ -36,7 +36,9 @@ class Args:
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # one or more agent.safetensors
     episodes: int | None = None  # whole episodes of each; unset: 50, or 200 on Procgen (A.3)
     levels: Literal["unseen", "training"] = "unseen"  # of Procgen
+    env_id: str | None = None  # play in this one, a module:Id too; unset: the file's own
     seed: int | None = None  # of a run, which is scored from 10,000 above it; unset: the file's own
+    device: Literal["cpu", "cuda"] = "cpu"  # of networks; to repeat a score take that of the run
     video: str | None = None  # also film one episode of each into this folder, as mp4
 
 
@@ -47,12 +49,8 @@ def read_header(path: str) -> dict:
             header = {key: json.loads(value) for key, value in file.metadata().items()}
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-        if header["script"] not in [
-            *scripts,
-            "ppd_mujoco_lstm",
-            "student_distill",
-            "teacher_distill",
-        ]:
+        others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
+        if header["script"] not in [*scripts, *others]:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
@@ -60,6 +58,14 @@ def read_header(path: str) -> dict:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: no agent of this project: {reason}") from error
     return header
+
+
+def load(path: str):
+    """The script that wrote a checkpoint, the agent and the header. Raises its UserError."""
+    header = read_header(path)
+    script = importlib.import_module(header["script"])
+    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else header["suite"]
+    return script, *getattr(script, f"load_{kind}_agent")(path)
 
 
 def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[float, float]:
@@ -86,18 +92,18 @@ def write_video(path: Path, frames, frames_per_second: Fraction | int) -> None:
 
 def make_envs(script, header: dict, levels: str = "unseen"):
     """The environments in which a checkpoint of its suite is scored."""
-    threads, env_id = torch.get_num_threads(), header["env_id"]
+    threads, env_id = os.cpu_count() or 1, header["env_id"]
     if header["suite"] == "atari":
         return script.AtariGames(env_id, 10, threads, header["frame_skip"], life_loss=False)
     if header["suite"] == "procgen":
         return script.make_procgen_envs(SimpleNamespace(**header), 20, threads, levels)
-    return script.MujocoVectorEnv(env_id, 10, threads)
+    return script.MujocoVectorEnv(env_id, 10, min(threads, 6))
 
 
 def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
     """The script's own score, with returns and lengths of the episodes."""
     envs = make_envs(script, header, levels)
-    if header["script"] == "ppd_mujoco_lstm":
+    if hasattr(agent, "reset"):  # it has a memory
         envs = script.ForgettingEnvs(envs, agent)
     score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
     return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
@@ -128,7 +134,7 @@ def film_mujoco(script, agent, header: dict, seed: int):
 
     def frames(obs):
         ended = False
-        if header["script"] == "ppd_mujoco_lstm":
+        if hasattr(agent, "reset"):
             agent.reset()
         while not ended:
             yield env.render()
@@ -194,11 +200,13 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
 
 def score_checkpoint(path: str, args: Args) -> list[str]:
     """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
-    header = read_header(path)
-    script, suite = importlib.import_module(header["script"]), header["suite"]
-    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else suite
-    agent, _ = getattr(script, f"load_{kind}_agent")(path)
-    env_id, episodes = header["env_id"], args.episodes or (200 if suite == "procgen" else 50)
+    script, agent, header = load(path)
+    agent.to(args.device)
+    header["env_id"] = args.env_id or header["env_id"]
+    suite, env_id = header["suite"], header["env_id"].replace("/", "-")
+    # More threads only slow an MLP down; with another number of them a CNN rounds otherwise.
+    torch.set_num_threads(1 if suite == "mujoco" else os.cpu_count() or 1)
+    episodes = args.episodes or (200 if suite == "procgen" else 50)
     seed = header["seed"] if args.seed is None else args.seed
     score = play(script, agent, header, episodes, seed, args.levels)
     if args.video:
@@ -226,12 +234,14 @@ def main() -> None:
     try:
         if not args.checkpoints:
             raise UserError("no checkpoint given; give one or more agent.safetensors")
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
         if args.episodes is not None and args.episodes < 1:
             raise UserError(f"--episodes {args.episodes}: must be at least 1")
         if args.seed is not None and not 0 <= args.seed <= 2**30:
             raise UserError(f"--seed {args.seed}: must be from 0 to 2**30")
         for path in args.checkpoints:  # all of them before the first long evaluation
-            read_header(path)
+            load(path)
         titles = ["checkpoint", "env", "script", "network", "trained steps"]
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
@@ -242,6 +252,9 @@ def main() -> None:
             raise
         print(f"evaluate: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("evaluate: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,26 @@ T steps of N games are B samples, M of them a minibatch; A actions; frames (C, H
 """
 
 import atexit
+import hashlib
 import importlib.metadata
 import io
 import json
+import os
+import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported
 
 import gymnasium as gym
 import numpy as np
@@ -52,9 +60,7 @@ class Args:
     num_envs: int = 18  # environments stepped side by side, N (Table 3)
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
-    torch_threads: int = (
-        torch.get_num_threads()
-    )  # CPU threads of the networks, where they run there
+    torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
     compile: bool = False  # compile the networks, on a GPU into CUDA graphs: a minute at the start
     bfloat16: bool = False  # run them in bfloat16, for a GPU or a CPU that has it; scores: float32
 
@@ -79,9 +85,7 @@ class Args:
     save_every: float = 60.0  # seconds between checkpoints
     run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
     resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
-    track: bool = (
-        False  # also log to Weights & Biases (pip install wandb; WANDB_PROJECT names where)
-    )
+    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
 
 
 # ------------------------------------------------------------------------------- Losses
@@ -174,7 +178,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
-        logits = self.actor(self.normalize(obs)).float()
+        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
@@ -185,7 +190,6 @@ def train(args: Args) -> dict:
     run = Run(args)
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
-    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.torch_threads)
     envs = make_procgen_envs(args, N, args.env_threads)
@@ -194,23 +198,27 @@ def train(args: Args) -> dict:
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     envs.reset(seed=args.seed)
 
-    agent = PixelAgent(obs_shape, num_actions, args.size).to(device)
+    agent = PixelAgent(obs_shape, num_actions, args.size).to(args.device)
     agent.bfloat16 = args.bfloat16
+    if args.device == "cuda":  # weights in the frames' order, or each convolution reorders them
+        agent.to(memory_format=torch.channels_last)
     if args.compile:  # not `network.compile()`, which leaves an nn.Sequential as it is
         for network in (agent.actor, agent.critic):
-            network.forward = torch.compile(network.forward, mode="reduce-overhead", dynamic=False)
+            options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
+            network.forward = torch.compile(network.forward, **options)  # a graph for each shape
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
-    levels = {name: getattr(args, name) for name in ("num_levels", "start_level")}
-    header = {"suite": "procgen", "distribution_mode": args.distribution_mode, **levels}
-    header |= {"size": args.size, "deterministic": False}
+    header = {"suite": "procgen", "size": args.size, "deterministic": False}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     run.start(header, parts)
 
-    obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
-    logits = torch.zeros((T, N, num_actions), device=device)  # of the policy
-    actions = torch.zeros((T, N), dtype=torch.int64, device=device)
+    # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
+    obs = torch.zeros((T, N, *obs_shape[1:], obs_shape[0]), dtype=torch.uint8, device=args.device)
+    obs = obs.permute(0, 1, 4, 2, 3)
+    logits = torch.zeros((T, N, num_actions), device=args.device)  # of the policy
+    actions = torch.zeros((T, N), dtype=torch.int64, device=args.device)
     rewards = np.zeros((T, N))
     ended = np.zeros((T, N), dtype=bool)
     next_obs = envs.obs
@@ -232,28 +240,30 @@ def train(args: Args) -> dict:
             chunks = b_obs.split(args.minibatch_size)
             values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
             next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends = [torch.from_numpy(ended).to(device)] * 2
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = [torch.from_numpy(ended)] * 2
             discounts = args.gamma, args.gae_lambda
-            advantages = compute_gae(scaled_rewards, values, next_values, *ends, *discounts)
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.
         metrics = []
         for _ in range(args.update_epochs):
-            for mb in torch.randperm(B, device=device).split(args.minibatch_size):
-                dist = agent.policy(b_obs[mb])
+            for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
+                mb_obs = b_obs[mb]
+                dist = agent.policy(mb_obs)
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.value(b_obs[mb]), b_returns[mb])
+                v_loss = value_loss(agent.value(mb_obs), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
-                optimizer.zero_grad()
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
+                optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
                     "losses/value_loss": v_loss.detach(),
@@ -268,8 +278,7 @@ def train(args: Args) -> dict:
         run.log(metrics, scalars, episodes)
         if run.due(args.eval_every, B):
             for kind, levels in [("", unseen), ("_training", training)]:
-                score = evaluate(agent, levels, 20, args.seed, deterministic=False)
-                run.log_evaluation(score, kind)
+                run.log_evaluation(evaluate(agent, levels, 20, args.seed, False), kind)
         run.save(args.save_every)
 
     # The final score, by the paper's protocol: sampled actions, unseen levels; and training levels.
@@ -337,6 +346,8 @@ def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         return NatureCNN(obs_shape, (32, 64, 64), 64), 64
     if size == "smaller-text":  # as the paper's Appendix A.3 describes it
         return NatureCNN(obs_shape, (32, 32, 32), 128), 128
+    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
+        return NatureCNN(obs_shape, (32, 64, 64), 512), 512
     channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
     return ImpalaCNN(obs_shape, channels, features), features
 
@@ -421,9 +432,11 @@ class Run:
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.state = read_training_state(self.folder, self.command)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
-        elif self.folder.exists():
-            raise UserError(f"--run-dir {self.folder} exists; name another, or go on with --resume")
+        elif self.folder.exists() or not str(self.folder).isprintable():
+            reason = "exists or is no plain name; give another, or go on with --resume"
+            raise UserError(f"--run-dir {self.folder}: {reason}")
         check_args(self.args)
+        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
         self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
         self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
 
@@ -433,9 +446,11 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=self.state is not None)
         self.lock = FileLock(self.folder / "lock")
         try:
-            self.lock.acquire(timeout=0)
+            self.lock.acquire(timeout=1)
         except Timeout as error:
             raise UserError(f"{self.folder}: another process trains this run; let it") from error
+        if (self.folder / "result.json").exists():
+            raise UserError(f"{self.folder}: another process has just finished this run")
         if self.history.setdefault("teacher", teacher) != teacher:
             raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
         if self.state:
@@ -444,10 +459,8 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        names = ("env_id", "frame_skip", "distribution_mode", "num_levels", "start_level")
-        theirs = {name: teacher[name] for name in names if name in (teacher or {})}
-        others = [f"{name} {v}" for name, v in theirs.items() if v != getattr(self.args, name)]
-        self.history["warnings"] = [f"the teacher was trained with {other}" for other in others]
+        if teacher and teacher["env_id"] != self.env_id:
+            self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
         if self.args.track:
@@ -458,7 +471,7 @@ class Run:
         rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
-        print(*self.history["warnings"], f"once stopped, go on with: {command}", sep="\n")
+        print(*self.history.get("warnings", []), f"once stopped, go on with: {command}", sep="\n")
         atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
         bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
         self.bar = tqdm(total=self.total, initial=self.step, **bar)
@@ -473,7 +486,7 @@ class Run:
         Raises UserError, before anything is saved, where a loss or weight is no number any more.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
@@ -500,16 +513,16 @@ class Run:
             return
         self.saved += seconds
         self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.args.env_id}
+        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        texts = {name: json.dumps(value) for name, value in header.items()}
-        write_file(self.folder / "agent.safetensors", to_safetensors(state["agent"], texts))
+        write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
         state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
         state["torch_rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         torch.save(state, buffer := io.BytesIO())
-        write_file(self.folder / "training_state.pt", buffer.getvalue())
+        digest = hashlib.sha256(buffer.getbuffer()).digest()
+        write_file(self.folder / "training_state.pt", buffer.getvalue() + digest)
 
     def finish(self, score: dict, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
@@ -548,6 +561,16 @@ def check_args(args) -> None:
         raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
 
 
+def pack_agent(tensors: dict, header: dict) -> bytes:
+    """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
+    size = int.from_bytes(file[:8], "little")
+    text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there."""
     partial = path.with_name(path.name + ".partial")
@@ -560,7 +583,9 @@ def read_training_state(folder: Path, command: str) -> dict:
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
     try:
-        state = torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True)
+        content = (folder / "training_state.pt").read_bytes()
+        assert hashlib.sha256(content[:-32]).digest() == content[-32:]
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         found = state["command"]
     except Exception as error:  # torch raises many kinds
         raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
@@ -569,23 +594,43 @@ def read_training_state(folder: Path, command: str) -> dict:
     return state
 
 
-def load_procgen_agent(path: str | Path) -> tuple[PixelAgent, dict]:
-    """A frozen agent and its header, from a file that is data and runs nothing.
+def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
+    """A frozen agent and its header, from a stranger's file, which can run nothing.
 
-    Raises UserError for anything else than a whole Procgen agent with finite weights.
+    `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
+            texts = file.metadata() or {}
+            header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        agent = PixelAgent((3, 64, 64), 15, header["size"])
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
+        kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
+        wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
+        if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
+            raise ValueError(f"its header has an odd {', '.join(wrong) or 'env_id'}")
+        for name, tensor in tensors.items():
+            bad = tensor.isnan() if name.startswith("action_") else ~tensor.isfinite()
+            if bad.any() or name == "obs_var" and (tensor < 0).any():
+                raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
+        agent = make(tensors, header)
         agent.load_state_dict(tensors)
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("NaN or infinite weights")
-    except (OSError, SafetensorError, ValueError, LookupError, AttributeError, RuntimeError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"{path}: no Procgen agent of this project: {reason}") from e
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        damaged = isinstance(error, SafetensorError) and Path(path).is_file()
+        pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
+        reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
+        remedy = f"train one with ppo_teacher_{suite}.py"
+        raise UserError(f"{path}: no sound {suite} agent ({reason}); {remedy}") from error
     return agent.eval().requires_grad_(False), header
+
+
+def load_procgen_agent(path) -> tuple[PixelAgent, dict]:
+    """A frozen agent and its header. Raises UserError."""
+    make = lambda tensors, header: PixelAgent((3, 64, 64), 15, header["size"])
+    return load_agent(path, "procgen", make)
 
 
 # ------------------------------------------------------------------------------- Environments
@@ -699,6 +744,26 @@ def make_procgen_envs(args, num_envs: int, num_threads: int, levels: str = "trai
     return ProcgenVectorEnv(args.env_id, num_envs, num_levels, start_level, mode, num_threads)
 
 
+class PatientFile(io.FileIO):
+    """A standard stream whose reader may go away: what it cannot take is dropped."""
+
+    def write(self, data) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def guard_process() -> None:
+    """Have a run not depend on who reads its output, or whether anything does."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
+    for name, number in [("stdout", 1), ("stderr", 2)]:
+        file = PatientFile(number, "w", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main() -> None:
     try:
         train(tyro.cli(Args, description=__doc__))
@@ -710,4 +775,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    guard_process()
     main()

@@ -11,29 +11,34 @@ over all of it minimises
 
     mean[ KL(π_T ‖ π_θ) ] − α·mean[ H(π_θ) ] + c_v·mean[ (V_φ − V_T)² ]
 
-No reward enters. Differs from `teacher_distill.py`, Algorithm 3, only in who acts. The method comes
-first: Args, losses, `train`; then what it stands on: agents, scoring, runs and checkpoints, the
-environments of three suites. T steps in N environments are B samples; observations are (B, D) on
-MuJoCo, frames (B, C, H, W) elsewhere.
+No reward enters. Differs from `teacher_distill.py`, Algorithm 3, only in who acts. First Args,
+losses, `train`; then what they stand on. T steps in N environments are B samples; observations are
+(B, D) on MuJoCo, frames (B, C, H, W) elsewhere.
 """
 
 import atexit
+import hashlib
 import importlib.metadata
 import io
 import json
 import multiprocessing
+import os
 import re
 import shlex
 import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported
 
 import gymnasium as gym
 import numpy as np
@@ -43,7 +48,7 @@ import tyro
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal, OneHotCategorical
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -73,18 +78,14 @@ class Args:
     save_every: float = 60.0  # seconds between checkpoints
     run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
     resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
-    track: bool = (
-        False  # also log to Weights & Biases (pip install wandb; WANDB_PROJECT names where)
-    )
+    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
 
 
 @dataclass
 class MujocoArgs(Args):
     suite = "mujoco"
     env_id: str = "Hopper-v4"  # the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer, each -v4
-    num_workers: int = min(
-        torch.get_num_threads(), 6
-    )  # processes that step them, this one included
+    num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
     device: Literal["cpu", "cuda"] = "cpu"  # of networks and rollout; a GPU gains nothing here
     torch_threads: int = 1  # CPU threads of an update; more pay for large networks on idle cores
     student_size: Literal["smaller", "same", "larger"] = "larger"  # beside the teacher's (Table 4)
@@ -101,9 +102,7 @@ class MujocoArgs(Args):
 class PixelArgs(Args):
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
-    torch_threads: int = (
-        torch.get_num_threads()
-    )  # CPU threads of the networks, where they run there
+    torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
     student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
 
 
@@ -160,11 +159,12 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     run = Run(args, args.suite)
     args = run.args  # with --resume, those of the stopped run
     T, B = args.num_steps, args.num_steps * args.num_envs
-    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.torch_threads)
+    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
-    envs, eval_envs, teacher, teacher_header, agent, header = build(args, device)
+    envs, eval_envs, teacher, teacher_header, agent, header = build(args, path)
+    teacher.to(args.device), agent.to(args.device)
     next_obs, _ = envs.reset(seed=args.seed)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
@@ -175,7 +175,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     run.start(header, {"agent": agent, "optimizer": optimizer, "envs": envs}, teacher_header)
 
     dtype = torch.uint8 if next_obs.dtype == np.uint8 else torch.float32
-    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=device)
+    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=args.device)
     actor = agent  # the student acts, and its episodes are logged
     next_obs, episodes, metrics = envs.obs, [], []
     while run.step < run.total:
@@ -230,40 +230,41 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     return result
 
 
-def build_mujoco(args, device):
+def build_mujoco(args, path):
     """Environments, those to evaluate in, teacher, its header, student, header."""
     envs = MujocoVectorEnv(args.env_id, args.num_envs, args.num_workers)
     eval_envs = {"": MujocoVectorEnv(args.env_id, 10, args.num_workers)}
-    teacher, teacher_header = load_mujoco_teacher(args, envs, device)
-    bounds, obs_dim = (teacher.action_low, teacher.action_high), len(teacher.obs_mean)
-    agent = MujocoAgent(*bounds, obs_dim, args.hidden_sizes).to(device)
-    for name in ("obs_mean", "obs_var", "obs_count"):  # the teacher's statistics, frozen
+    (obs_dim,), box = envs.single_observation_space.shape, envs.single_action_space
+    teacher, teacher_header = load_mujoco_agent(path, (obs_dim, *box.shape, box.dtype))
+    if teacher.critic is None:
+        raise UserError(f"{path}: has no critic to learn from; use ppd_mujoco.py")
+    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes)
+    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, frozen
         agent.get_buffer(name).copy_(teacher.get_buffer(name))
     header = {"suite": "mujoco", "hidden_sizes": args.hidden_sizes, "deterministic": True}
     return envs, eval_envs, teacher, teacher_header, agent, header
 
 
-def build_atari(args, device):
+def build_atari(args, path):
     """As `build_mujoco`."""
     envs = AtariGames(args.env_id, args.num_envs, args.env_threads, args.frame_skip, life_loss=True)
     eval_envs = AtariGames(args.env_id, 10, args.env_threads, args.frame_skip, life_loss=False)
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
-    teacher, teacher_header = load_atari_teacher(args, num_actions, device)
-    agent = PixelAgent(obs_shape, num_actions, args.student_size).to(device)
+    teacher, teacher_header = load_atari_agent(path, num_actions)
+    agent = PixelAgent(obs_shape, num_actions, args.student_size)
     header = {"suite": "atari", "frame_skip": args.frame_skip, "size": args.student_size}
     return envs, {"": eval_envs}, teacher, teacher_header, agent, header | {"deterministic": True}
 
 
-def build_procgen(args, device):
+def build_procgen(args, path):
     """As `build_mujoco`; evaluated on unseen and on training levels, with sampled actions."""
     envs = make_procgen_envs(args, args.num_envs, args.env_threads)
     kinds = {"": "unseen", "_training": "training"}
     eval_envs = {k: make_procgen_envs(args, 20, args.env_threads, v) for k, v in kinds.items()}
-    teacher, teacher_header = load_procgen_teacher(args, device)
-    agent = PixelAgent((3, 64, 64), 15, args.student_size).to(device)
-    levels = {name: getattr(args, name) for name in ("num_levels", "start_level")}
-    header = {"suite": "procgen", "distribution_mode": args.distribution_mode, **levels}
-    header |= {"size": args.student_size, "deterministic": False}
+    teacher, teacher_header = load_procgen_agent(path)
+    agent = PixelAgent((3, 64, 64), 15, args.student_size)
+    header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     return envs, eval_envs, teacher, teacher_header, agent, header
 
 
@@ -275,41 +276,51 @@ def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
     return layer
 
 
-def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float) -> nn.Sequential:
-    """ReLU network; `gain` initialises its last layer."""
-    layers = []
+def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
+    """Linear layers and activations between them; `gain` initialises the last layer."""
+    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
     for hidden in hidden_sizes:
-        layers += [init_layer(nn.Linear(inputs, hidden)), nn.ReLU()]
+        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
         inputs = hidden
     return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
 
 
 class MujocoAgent(nn.Module):
-    """Gaussian policy, critic and observation statistics; takes raw observations."""
+    """Policy, critic and observation statistics; takes raw observations.
 
-    def __init__(self, action_low, action_high, obs_dim: int, hidden_sizes):
+    The policy is Gaussian; with bounds that are integers it chooses one of A actions, a one-hot
+    row. Imported teachers have other activations, and critics of other sizes than the policy.
+    """
+
+    def __init__(
+        self, action_low, action_high, obs_dim, hidden_sizes, activation="relu", critic_sizes=None
+    ):
         super().__init__()
-        self.actor = make_mlp(obs_dim, hidden_sizes, len(action_low), gain=0.01)
+        self.actor = make_mlp(obs_dim, hidden_sizes, len(action_low), 0.01, activation)
         self.log_std = nn.Parameter(torch.zeros(len(action_low)))
-        self.critic = make_mlp(obs_dim, hidden_sizes, 1, gain=1.0)
+        critic_sizes = hidden_sizes if critic_sizes is None else critic_sizes
+        self.critic = make_mlp(obs_dim, critic_sizes, 1, 1.0, activation)
         self.register_buffer("action_low", torch.as_tensor(action_low))
         self.register_buffer("action_high", torch.as_tensor(action_high))
         self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
+        self.register_buffer("obs_clip", torch.tensor(10.0))
 
     def normalize(self, obs) -> torch.Tensor:
-        """Raw (B, D) to mean 0 and variance 1, clipped to ±10 (SB3's VecNormalize)."""
+        """Raw (B, D) to mean 0 and variance 1, clipped (SB3's VecNormalize)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         mean, var = self.obs_mean.float(), self.obs_var.float()
-        return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-10, 10)
+        return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-self.obs_clip, self.obs_clip)
 
-    def distribution(self, means: torch.Tensor) -> Independent:
-        """(B, A) to a diagonal Gaussian whose log_prob, entropy and KL are (B,)."""
+    def distribution(self, means: torch.Tensor) -> Independent | OneHotCategorical:
+        """Means, or logits, (B, A) to a distribution whose log_prob, entropy and KL are (B,)."""
+        if not self.action_low.is_floating_point():
+            return OneHotCategorical(logits=means, validate_args=False)
         std = self.log_std.exp().expand_as(means)
         return Independent(Normal(means, std, validate_args=False), 1, validate_args=False)
 
-    def policy(self, obs) -> Independent:
+    def policy(self, obs) -> Independent | OneHotCategorical:
         """Raw (B, D) to π(· | s)."""
         return self.distribution(self.actor(self.normalize(obs)))
 
@@ -323,9 +334,9 @@ class MujocoAgent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw observations (B, D) to actions (B, A): the mean, or a sample."""
+        """Raw observations (B, D) to actions (B, A): the likeliest, or a sample."""
         dist = self.policy(obs)
-        return self.env_actions(dist.mean if deterministic else dist.sample())
+        return self.env_actions(dist.mode if deterministic else dist.sample())
 
 
 class PixelAgent(nn.Module):
@@ -374,7 +385,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
-        logits = self.actor(self.normalize(obs)).float()
+        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
@@ -429,6 +441,8 @@ def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         return NatureCNN(obs_shape, (32, 64, 64), 64), 64
     if size == "smaller-text":  # as the paper's Appendix A.3 describes it
         return NatureCNN(obs_shape, (32, 32, 32), 128), 128
+    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
+        return NatureCNN(obs_shape, (32, 64, 64), 512), 512
     channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
     return ImpalaCNN(obs_shape, channels, features), features
 
@@ -525,9 +539,11 @@ class Run:
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.state = read_training_state(self.folder, self.command)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
-        elif self.folder.exists():
-            raise UserError(f"--run-dir {self.folder} exists; name another, or go on with --resume")
+        elif self.folder.exists() or not str(self.folder).isprintable():
+            reason = "exists or is no plain name; give another, or go on with --resume"
+            raise UserError(f"--run-dir {self.folder}: {reason}")
         check_args(self.args)
+        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
         self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
         self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
 
@@ -537,9 +553,11 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=self.state is not None)
         self.lock = FileLock(self.folder / "lock")
         try:
-            self.lock.acquire(timeout=0)
+            self.lock.acquire(timeout=1)
         except Timeout as error:
             raise UserError(f"{self.folder}: another process trains this run; let it") from error
+        if (self.folder / "result.json").exists():
+            raise UserError(f"{self.folder}: another process has just finished this run")
         if self.history.setdefault("teacher", teacher) != teacher:
             raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
         if self.state:
@@ -548,10 +566,8 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        names = ("env_id", "frame_skip", "distribution_mode", "num_levels", "start_level")
-        theirs = {name: teacher[name] for name in names if name in (teacher or {})}
-        others = [f"{name} {v}" for name, v in theirs.items() if v != getattr(self.args, name)]
-        self.history["warnings"] = [f"the teacher was trained with {other}" for other in others]
+        if teacher and teacher["env_id"] != self.env_id:
+            self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
         if self.args.track:
@@ -562,7 +578,7 @@ class Run:
         rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
-        print(*self.history["warnings"], f"once stopped, go on with: {command}", sep="\n")
+        print(*self.history.get("warnings", []), f"once stopped, go on with: {command}", sep="\n")
         atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
         bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
         self.bar = tqdm(total=self.total, initial=self.step, **bar)
@@ -577,7 +593,7 @@ class Run:
         Raises UserError, before anything is saved, where a loss or weight is no number any more.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
@@ -604,16 +620,16 @@ class Run:
             return
         self.saved += seconds
         self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.args.env_id}
+        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        texts = {name: json.dumps(value) for name, value in header.items()}
-        write_file(self.folder / "agent.safetensors", to_safetensors(state["agent"], texts))
+        write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
         state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
         state["torch_rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         torch.save(state, buffer := io.BytesIO())
-        write_file(self.folder / "training_state.pt", buffer.getvalue())
+        digest = hashlib.sha256(buffer.getbuffer()).digest()
+        write_file(self.folder / "training_state.pt", buffer.getvalue() + digest)
 
     def finish(self, score: dict, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
@@ -652,6 +668,16 @@ def check_args(args) -> None:
         raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
 
 
+def pack_agent(tensors: dict, header: dict) -> bytes:
+    """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
+    size = int.from_bytes(file[:8], "little")
+    text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there."""
     partial = path.with_name(path.name + ".partial")
@@ -664,7 +690,9 @@ def read_training_state(folder: Path, command: str) -> dict:
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
     try:
-        state = torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True)
+        content = (folder / "training_state.pt").read_bytes()
+        assert hashlib.sha256(content[:-32]).digest() == content[-32:]
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         found = state["command"]
     except Exception as error:  # torch raises many kinds
         raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
@@ -673,101 +701,73 @@ def read_training_state(folder: Path, command: str) -> dict:
     return state
 
 
-def load_mujoco_agent(path: str | Path) -> tuple[MujocoAgent, dict]:
-    """A frozen agent and its header, from a file that is data and runs nothing.
+def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
+    """A frozen agent and its header, from a stranger's file, which can run nothing.
 
-    Raises UserError for anything else than a whole MuJoCo agent with finite weights.
+    `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
     """
     try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
+            texts = file.metadata() or {}
+            header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        bounds = tensors["action_low"], tensors["action_high"]
-        agent = MujocoAgent(*bounds, len(tensors["obs_mean"]), header["hidden_sizes"])
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
+        kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
+        wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
+        if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
+            raise ValueError(f"its header has an odd {', '.join(wrong) or 'env_id'}")
+        for name, tensor in tensors.items():
+            bad = tensor.isnan() if name.startswith("action_") else ~tensor.isfinite()
+            if bad.any() or name == "obs_var" and (tensor < 0).any():
+                raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
+        agent = make(tensors, header)
         agent.load_state_dict(tensors)
-        if not all(v.isfinite().all() for k, v in tensors.items() if not k.startswith("action_")):
-            raise ValueError("NaN or infinite weights")
-    except (OSError, SafetensorError, ValueError, LookupError, AttributeError, RuntimeError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"{path}: no MuJoCo agent of this project: {reason}") from e
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        damaged = isinstance(error, SafetensorError) and Path(path).is_file()
+        pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
+        reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
+        remedy = f"train one with ppo_teacher_{suite}.py"
+        raise UserError(f"{path}: no sound {suite} agent ({reason}); {remedy}") from error
     return agent.eval().requires_grad_(False), header
 
 
-def load_mujoco_teacher(args, envs, device) -> tuple[MujocoAgent, dict]:
-    """The teacher and its header. Raises UserError for one of other sizes than `envs`."""
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
-    if not Path(path).exists():
-        command = f"python ppo_teacher_mujoco.py --env-id {args.env_id}"
-        raise UserError(f"teacher {path}: no such file; give --teacher, or train one: {command}")
-    teacher, header = load_mujoco_agent(path)
-    sizes = (*teacher.obs_mean.shape, *teacher.action_low.shape)
-    wanted = (*envs.single_observation_space.shape, *envs.single_action_space.shape)
-    if sizes != wanted:
-        raise UserError(f"teacher {path}: made for sizes {sizes}; {args.env_id} has {wanted}")
-    return teacher.to(device), header
+def load_mujoco_agent(path, sizes: tuple | None = None) -> tuple[MujocoAgent, dict]:
+    """A frozen agent, if it is for sizes (D, A, dtype of actions), and its header."""
+
+    def make(tensors, header):
+        low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
+        found = obs_dim, *low.shape, low.numpy().dtype
+        if sizes not in (None, found):
+            raise ValueError(f"its sizes are {found}, not {sizes}")
+        imported = {name: header[name] for name in ("activation", "critic_sizes") if name in header}
+        agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
+        tensors.setdefault("obs_clip", agent.obs_clip)  # the first files have none
+        if "critic.0.bias" not in tensors:
+            agent.critic = None  # an imported teacher may have none
+        return agent
+
+    return load_agent(path, "mujoco", make)
 
 
-def load_atari_agent(path: str | Path) -> tuple[PixelAgent, dict]:
-    """A frozen agent and its header, from a file that is data and runs nothing.
+def load_atari_agent(path, num_actions: int | None = None) -> tuple[PixelAgent, dict]:
+    """A frozen agent, if it has so many actions, and its header. Raises UserError."""
 
-    Raises UserError for anything else than a whole Atari agent with finite weights.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        agent = PixelAgent((4, 84, 84), len(tensors["actor.1.bias"]), header["size"])
-        agent.load_state_dict(tensors)
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("NaN or infinite weights")
-    except (OSError, SafetensorError, ValueError, LookupError, AttributeError, RuntimeError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"{path}: no Atari agent of this project: {reason}") from e
-    return agent.eval().requires_grad_(False), header
+    def make(tensors, header):
+        found = len(tensors["actor.1.bias"])
+        if num_actions not in (None, found):
+            raise ValueError(f"it has {found} actions, not {num_actions}")
+        return PixelAgent((4, 84, 84), found, header["size"])
+
+    return load_agent(path, "atari", make)
 
 
-def load_atari_teacher(args, num_actions: int, device) -> tuple[PixelAgent, dict]:
-    """The teacher and its header. Raises UserError for one of another number of actions."""
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
-    if not Path(path).exists():
-        command = f"python ppo_teacher_atari.py --env-id {args.env_id}"
-        raise UserError(f"teacher {path}: no such file; give --teacher, or train one: {command}")
-    teacher, header = load_atari_agent(path)
-    found = len(teacher.actor[1].bias)
-    if found != num_actions:
-        raise UserError(
-            f"teacher {path}: made for {found} actions; {args.env_id} has {num_actions}"
-        )
-    return teacher.to(device), header
-
-
-def load_procgen_agent(path: str | Path) -> tuple[PixelAgent, dict]:
-    """A frozen agent and its header, from a file that is data and runs nothing.
-
-    Raises UserError for anything else than a whole Procgen agent with finite weights.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        agent = PixelAgent((3, 64, 64), 15, header["size"])
-        agent.load_state_dict(tensors)
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("NaN or infinite weights")
-    except (OSError, SafetensorError, ValueError, LookupError, AttributeError, RuntimeError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"{path}: no Procgen agent of this project: {reason}") from e
-    return agent.eval().requires_grad_(False), header
-
-
-def load_procgen_teacher(args, device) -> tuple[PixelAgent, dict]:
-    """The teacher and its header. Raises UserError for anything else than a Procgen agent."""
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
-    if not Path(path).exists():
-        command = f"python ppo_teacher_procgen.py --env-id {args.env_id}"
-        raise UserError(f"teacher {path}: no such file; give --teacher, or train one: {command}")
-    teacher, header = load_procgen_agent(path)
-    return teacher.to(device), header
+def load_procgen_agent(path) -> tuple[PixelAgent, dict]:
+    """A frozen agent and its header. Raises UserError."""
+    make = lambda tensors, header: PixelAgent((3, 64, 64), 15, header["size"])
+    return load_agent(path, "procgen", make)
 
 
 # ------------------------------------------------------------------------------- MuJoCo
@@ -782,6 +782,9 @@ def make_mujoco_env(env_id: str, **options) -> gym.Env:
             raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
     if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
         raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.int8)
+        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"--env-id {env_id}: has {space}; use an id with flat Boxes")
@@ -857,12 +860,11 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         self.single_action_space = self.own_envs[0].env.action_space
         # A fork starts at once; these processes run no torch, whose threads a fork would miss.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self.pipes, self.workers = [], []
+        self.pipes = []  # a worker ends with its pipe: with this object, or this process
         for start, stop in self.shares[1:]:
             pipe, workers_end = context.Pipe()
             arguments = workers_end, pipe, env_id, stop - start
-            self.workers.append(context.Process(target=run_worker, args=arguments, daemon=True))
-            self.workers[-1].start()
+            context.Process(target=run_worker, args=arguments, daemon=True).start()
             workers_end.close()
             self.pipes.append(pipe)
 
@@ -906,11 +908,6 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         self.obs = np.array(self.call("replay", state["episodes"]))
         if not np.array_equal(self.obs, state["obs"].numpy()):
             print("WARNING: the running episodes do not replay to where they stopped")
-
-    def close_extras(self, **options) -> None:
-        """End the workers; `close` calls this, and does so when nothing uses the pool any more."""
-        for worker in self.workers:
-            worker.terminate()
 
 
 # ------------------------------------------------------------------------------- Atari
@@ -1127,6 +1124,26 @@ def make_procgen_envs(args, num_envs: int, num_threads: int, levels: str = "trai
     return ProcgenVectorEnv(args.env_id, num_envs, num_levels, start_level, mode, num_threads)
 
 
+class PatientFile(io.FileIO):
+    """A standard stream whose reader may go away: what it cannot take is dropped."""
+
+    def write(self, data) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def guard_process() -> None:
+    """Have a run not depend on who reads its output, or whether anything does."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
+    for name, number in [("stdout", 1), ("stderr", 2)]:
+        file = PatientFile(number, "w", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main() -> None:
     suites = Annotated[MujocoArgs, tyro.conf.subcommand("mujoco")]
     suites |= Annotated[AtariArgs, tyro.conf.subcommand("atari")]
@@ -1141,4 +1158,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    guard_process()
     main()

@@ -4,8 +4,8 @@
     python benchmarks/recurrent.py                # ten minutes; --long: as when it has learned
 
 Hopper-v4, positions alone, λ = 0; 18 environments, 64 steps, minibatches of 512, 4 epochs, LSTMs of
-width 256. Ours has a linear layer of 256 before its LSTM, theirs has none. The critic has an LSTM as
-well (`ours`, `sb3`), or none (`ours_full`, the default: an MLP; `sb3_plain`: one linear layer).
+width 256 on the observation itself. The critic has an LSTM as well (`ours`, `sb3`) or none
+(`ours_full`, an MLP on all of the observation, as is the default; `sb3_plain`, one linear layer).
 Early episodes are short; with --long a fallen Hopper plays on, so that all of them have 1000 steps.
 
 Each runs in one process with one torch thread, three times in turns; timed from the end of the
@@ -51,7 +51,12 @@ def time_ours(critic: str, steps: int, long: bool) -> list[tuple[float, float]]:
     script.evaluate = lambda *_: {"mean": 0.0, "standard_error": 0.0}  # not what is timed
     with tempfile.TemporaryDirectory() as folder:
         options = {"env_id": env_id(long), "observe": "0,1,2,3,4", "gamma": 0.995, "eval_every": 0}
-        options |= {"critic": critic, "distill_lambda": 0.0, "num_workers": 1, "hidden_sizes": (256,)}
+        options |= {
+            "critic": critic,
+            "distill_lambda": 0.0,
+            "num_workers": 1,
+            "hidden_sizes": (256,),
+        }
         options |= {"teacher": str(ROOT / "teachers" / "Hopper-v4.safetensors")}
         script.train(script.Args(total_timesteps=steps, run_dir=f"{folder}/run", **options))
     return ends

@@ -20,12 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # when run as a file, not as a module
 
 import ppd_mujoco as ppd  # noqa: E402
-from benchmarks.speed import (  # noqa: E402
-    make_sb3_envs,
-    make_sb3_policy,
-    make_sb3_teacher,
-    sb3_settings,
-)
+from benchmarks import sb3  # noqa: E402
 from experiments.sb3_ppo import learn_and_score, silence_old_gym  # noqa: E402
 
 
@@ -70,10 +65,10 @@ def make_model(args: Args, settings: ppd.Args):
 
     # The paper's: 1152 = 512 + 512 + 128 (Table 3).
     warnings.filterwarnings("ignore", message="You have specified a mini-batch size of 512")
-    envs = make_sb3_envs("mujoco", settings, "DummyVecEnv")
-    policy, common = make_sb3_policy("mujoco", settings.hidden_sizes), sb3_settings("ppd", settings)
+    envs = sb3.make_envs("mujoco", settings, "DummyVecEnv")
+    policy, common = sb3.make_policy("mujoco", settings.hidden_sizes), sb3.settings_of(settings)
     model = sb3_distill.ProximalPolicyDistillation(env=envs, **policy, **common)
-    teacher = make_sb3_teacher("mujoco", str(path), envs, common)
+    teacher = sb3.make_teacher("mujoco", str(path), envs, common)
     envs.obs_rms.update = lambda obs: None  # the teacher's statistics, frozen (Appendix A.3)
     model.set_teacher(teacher, distill_lambda=args.distill_lambda, kl_mode="forward")
     set_random_seed(args.seed)

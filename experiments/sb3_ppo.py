@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # when run as a file, not as a module
 
 import ppo_teacher_atari  # noqa: E402
 import ppo_teacher_mujoco as ppo  # noqa: E402
-from benchmarks.speed import make_sb3_envs, make_sb3_policy, sb3_layers, sb3_settings  # noqa: E402
+from benchmarks import sb3  # noqa: E402
 
 
 @dataclass
@@ -60,14 +60,14 @@ def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent | ppo_teacher_atari
         shape, actions = model.observation_space.shape, int(envs.action_space.n)
         with torch.random.fork_rng():  # new weights draw none of the training's random numbers
             agent = ppo_teacher_atari.PixelAgent(shape, actions, header["size"])
-        for theirs, ours in sb3_layers("atari", model.policy, agent):
+        for theirs, ours in sb3.paired_layers("atari", model.policy, agent):
             ours.load_state_dict(theirs.state_dict())
         return agent.eval().requires_grad_(False)
     box, obs_dim = envs.action_space, envs.observation_space.shape[0]
     bounds = torch.tensor(box.low), torch.tensor(box.high)
     with torch.random.fork_rng():  # new weights draw none of the training's random numbers
         agent = ppo.MujocoAgent(*bounds, obs_dim, header["hidden_sizes"])
-    for theirs, ours in sb3_layers("mujoco", model.policy, agent):
+    for theirs, ours in sb3.paired_layers("mujoco", model.policy, agent):
         ours.load_state_dict(theirs.state_dict())
     agent.log_std.data.copy_(model.policy.log_std)
     agent.obs_mean.copy_(torch.tensor(envs.obs_rms.mean))
@@ -134,8 +134,8 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
     score, software = ppo.summarize(returns), ppo.describe_software()
     if suite == "atari":
         score = ppo_teacher_atari.score_games(args.env_id, returns, lengths)
-    sb3 = importlib.metadata.version("stable-baselines3")
-    software["versions"]["stable-baselines3"] = sb3
+    version = importlib.metadata.version("stable-baselines3")
+    software["versions"]["stable-baselines3"] = version
     ppo.save_agent(agent, run_dir / "agent.safetensors", header | {"steps": steps, "score": score})
     result = {"script": script, "args": asdict(args), "score": score, "steps": steps}
     result |= {"episode_returns": returns, "episode_lengths": lengths, "curve": curve}
@@ -161,9 +161,9 @@ def train(args: Args) -> dict:
         settings = ppo.Args(size=args.size, num_workers=1, **same)
         network = settings.hidden_sizes
     settings.total_timesteps = args.total_timesteps
-    envs = make_sb3_envs(suite, settings, "DummyVecEnv")
-    settings_of_sb3 = sb3_settings(f"ppo_teacher_{suite}", settings)
-    model = PPO(env=envs, **make_sb3_policy(suite, network), **settings_of_sb3)
+    envs = sb3.make_envs(suite, settings, "DummyVecEnv")
+    settings_of_sb3 = sb3.settings_of(settings)
+    model = PPO(env=envs, **sb3.make_policy(suite, network), **settings_of_sb3)
     return learn_and_score(model, envs, args, settings, "sb3_ppo")
 
 
