@@ -49,7 +49,8 @@ def read_header(path: str) -> dict:
             header = {key: json.loads(value) for key, value in file.metadata().items()}
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-        if header["script"] not in [*scripts, "student_distill", "teacher_distill"]:
+        others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
+        if header["script"] not in [*scripts, *others]:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
@@ -63,7 +64,8 @@ def load(path: str):
     """The script that wrote a checkpoint, the agent and the header. Raises its UserError."""
     header = read_header(path)
     script = importlib.import_module(header["script"])
-    return script, *getattr(script, f"load_{header['suite']}_agent")(path)
+    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else header["suite"]
+    return script, *getattr(script, f"load_{kind}_agent")(path)
 
 
 def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[float, float]:
@@ -101,6 +103,8 @@ def make_envs(script, header: dict, levels: str = "unseen"):
 def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
     """The script's own score, with returns and lengths of the episodes."""
     envs = make_envs(script, header, levels)
+    if hasattr(agent, "reset"):  # it has a memory
+        envs = script.ForgettingEnvs(envs, agent)
     score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
     return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
 
@@ -130,6 +134,8 @@ def film_mujoco(script, agent, header: dict, seed: int):
 
     def frames(obs):
         ended = False
+        if hasattr(agent, "reset"):
+            agent.reset()
         while not ended:
             yield env.render()
             obs, _, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
