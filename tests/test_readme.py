@@ -164,7 +164,7 @@ def test_the_readme_knows_how_long_the_scripts_are():
     lines = {name: len((ROOT / name).read_text().splitlines()) for name in said}
     assert {name: lines[name] for name in said if abs(lines[name] - said[name]) > 25} == {}
     (end,) = map(int, re.findall(r"first (\d+) lines", (ROOT / "README.md").read_text()))
-    for name in said.keys() - {"evaluate.py", "convert.py"}:
+    for name in said.keys() - {"evaluate.py", "convert.py", "ppd_mujoco_lstm.py"}:
         definitions = ast.parse((ROOT / name).read_text()).body
         (train,) = [node for node in definitions if getattr(node, "name", None) == "train"]
         assert train.end_lineno <= end + 5, (name, train.end_lineno)
