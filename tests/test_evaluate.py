@@ -43,7 +43,8 @@ def test_repeats_the_final_score_of_the_run(suite, monkeypatch, capsys, tmp_path
         rows = [line.split(" | ") for line in out.splitlines()[2:]]
         assert status == 0 and len(rows) == sum(flag is path for flag in flags)
         assert rows[0][5].startswith(script.score_text(played[-1]))
-    assert played[0] == played[1] == result["score"] != played[2]
+    assert played[0] == played[1] == result["score"]
+    assert played[2] != played[0] or suite == "atari"  # where all short games end 0:0
 
 
 def test_confidence_interval_covers_as_often_as_it_says():
