@@ -49,7 +49,8 @@ def read_header(path: str) -> dict:
             header = {key: json.loads(value) for key, value in file.metadata().items()}
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-        if header["script"] not in [*scripts, "student_distill", "teacher_distill"]:
+        others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
+        if header["script"] not in [*scripts, *others]:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
@@ -63,7 +64,8 @@ def load(path: str):
     """The script that wrote a checkpoint, the agent and the header. Raises its UserError."""
     header = read_header(path)
     script = importlib.import_module(header["script"])
-    return script, *getattr(script, f"load_{header['suite']}_agent")(path)
+    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else header["suite"]
+    return script, *getattr(script, f"load_{kind}_agent")(path)
 
 
 def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[float, float]:
@@ -101,6 +103,8 @@ def make_envs(script, header: dict, levels: str = "unseen"):
 def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
     """The script's own score, with returns and lengths of the episodes."""
     envs = make_envs(script, header, levels)
+    if hasattr(agent, "reset"):  # it has a memory
+        envs = script.ForgettingEnvs(envs, agent)
     score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
     return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
 
@@ -130,6 +134,8 @@ def film_mujoco(script, agent, header: dict, seed: int):
 
     def frames(obs):
         ended = False
+        if hasattr(agent, "reset"):
+            agent.reset()
         while not ended:
             yield env.render()
             obs, _, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
@@ -175,10 +181,8 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
     """Frames (512, 512, 3) of one episode, and how many a second."""
     args = SimpleNamespace(**header)
     options = script.make_procgen_envs(args, 1, 1, levels).options
-    level = {name: options[name] for name in ("num_levels", "start_level", "distribution_mode")}
-    env = script.ProcgenVectorEnv(
-        header["env_id"], 1, num_threads=1, render_mode="rgb_array", **level
-    )
+    level = [options[name] for name in ("num_levels", "start_level", "distribution_mode")]
+    env = script.ProcgenVectorEnv(header["env_id"], 1, *level, 1, render_mode="rgb_array")
 
     def frames():
         torch.manual_seed(seed)
@@ -198,11 +202,12 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     agent.to(args.device)
     header["env_id"] = args.env_id or header["env_id"]
     suite, env_id = header["suite"], header["env_id"].replace("/", "-")
-    # More threads only slow an MLP down; with another number of them a CNN rounds otherwise.
-    torch.set_num_threads(1 if suite == "mujoco" else os.cpu_count() or 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if suite == "mujoco" else threads)  # more only slow an MLP down
     episodes = args.episodes or (200 if suite == "procgen" else 50)
     seed = header["seed"] if args.seed is None else args.seed
     score = play(script, agent, header, episodes, seed, args.levels)
+    torch.set_num_threads(threads)
     if args.video:
         video = Path(args.video) / f"{env_id}__{header['script']}__{header['seed']}.mp4"
         film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]

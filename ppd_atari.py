@@ -630,7 +630,7 @@ class Run:
 
 def check_args(args) -> None:
     """Raises UserError for a number out of its range, or a GPU that is not there."""
-    may_be_0 = "seed gamma gae_lambda ent_coef vf_coef distill_lambda distill_lambda_final "
+    may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
     may_be_0 += "eval_every save_every start_level"
     highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_workers": 2**8}
     highest |= {"env_threads": 2**8, "torch_threads": 2**8, "hidden_sizes": 2**14}
