@@ -165,12 +165,17 @@ def test_same_seed_same_run(run, whole, monkeypatch, tmp_path):
 
 
 def start(script, suite, args):
-    """The script's own `main` in a new process (and group), with short episodes."""
+    """The script's own `main` in a new process (and group), with short episodes.
+
+    It waits a little after each rollout, so that a test on busy cores is not too late to stop it.
+    """
     code = """if True:
-    import sys, pytest
+    import sys, time, pytest
     from helpers import load, shorten_episodes
     script, suite = load(sys.argv.pop(1)), sys.argv.pop(1)
     shorten_episodes(script, suite, pytest.MonkeyPatch())
+    log = script.Run.log
+    script.Run.log = lambda *arguments: time.sleep(0.1) or log(*arguments)
     script.guard_process()
     script.main()
     """
@@ -193,7 +198,7 @@ def stop_and_resume(script, suite, number, whole, tmp_path, monkeypatch):
             if state.exists():
                 seen.add(state.stat().st_mtime_ns)
             time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.03))
+        time.sleep(random.uniform(0, 0.2))
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         output, errors = process.communicate(timeout=120)
     deadline = time.monotonic() + 30
