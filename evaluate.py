@@ -181,10 +181,8 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
     """Frames (512, 512, 3) of one episode, and how many a second."""
     args = SimpleNamespace(**header)
     options = script.make_procgen_envs(args, 1, 1, levels).options
-    level = {name: options[name] for name in ("num_levels", "start_level", "distribution_mode")}
-    env = script.ProcgenVectorEnv(
-        header["env_id"], 1, num_threads=1, render_mode="rgb_array", **level
-    )
+    level = [options[name] for name in ("num_levels", "start_level", "distribution_mode")]
+    env = script.ProcgenVectorEnv(header["env_id"], 1, *level, 1, render_mode="rgb_array")
 
     def frames():
         torch.manual_seed(seed)
@@ -204,11 +202,12 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     agent.to(args.device)
     header["env_id"] = args.env_id or header["env_id"]
     suite, env_id = header["suite"], header["env_id"].replace("/", "-")
-    # More threads only slow an MLP down; with another number of them a CNN rounds otherwise.
-    torch.set_num_threads(1 if suite == "mujoco" else os.cpu_count() or 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if suite == "mujoco" else threads)  # more only slow an MLP down
     episodes = args.episodes or (200 if suite == "procgen" else 50)
     seed = header["seed"] if args.seed is None else args.seed
     score = play(script, agent, header, episodes, seed, args.levels)
+    torch.set_num_threads(threads)
     if args.video:
         video = Path(args.video) / f"{env_id}__{header['script']}__{header['seed']}.mp4"
         film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]

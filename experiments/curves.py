@@ -245,7 +245,8 @@ def read_run(run: Path) -> dict:
     if (run / "result.json").exists():
         return json.loads((run / "result.json").read_text())
     state = torch.load(run / "training_state.pt", weights_only=True)
-    return {"script": state["script"], "args": state["args"], **state["log"]}
+    script = Path(state["command"].split()[1]).stem  # of `python SCRIPT.py`
+    return {"script": script, "args": state["args"], **state["history"]}
 
 
 def draw_runs(path: str, runs: list[str]) -> None:

@@ -26,28 +26,16 @@ from experiments.sb3_ppo import learn_and_score, silence_old_gym  # noqa: E402
 
 @dataclass
 class Args:
-    sb3_distill: str
-    """a checkout of github.com/spiglerg/sb3_distill"""
-    env_id: str = "Hopper-v4"
-    """one of the paper's MuJoCo environments"""
-    seed: int = 100
-    """seed of networks, sampling and environments"""
-    student_size: Literal["smaller", "same", "larger"] = "larger"
-    """networks: smaller, same or larger, as in ppd_mujoco.py"""
-    teacher: str | None = None
-    """the teacher's agent.safetensors; unset: teachers/<env-id>.safetensors"""
-    distill_lambda: float = 1.0
-    """weight λ of the distillation loss"""
-    total_timesteps: int = 2_000_000
-    """environment steps, all environments together; whole rollouts, so the total rounds up"""
-    eval_every: int = 100_000
-    """environment steps between evaluations during training"""
-    eval_episodes: int = 10
-    """episodes of each evaluation during training"""
-    episodes: int = 50
-    """episodes of the final score"""
-    run_dir: str | None = None
-    """folder of the run, which must not exist yet; unset: runs/<env>__<script>__<seed>__<time>"""
+    sb3_distill: str  # a checkout of github.com/spiglerg/sb3_distill
+    env_id: str = "Hopper-v4"  # one of the paper's MuJoCo environments
+    seed: int = 100  # of networks, sampling and environments
+    student_size: Literal["smaller", "same", "larger"] = "larger"  # as in ppd_mujoco.py
+    teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
+    distill_lambda: float = 1.0  # weight λ of the distillation loss
+    total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up
+    eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: none
+    episodes: int = 50  # of the final score
+    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
 
 
 def make_model(args: Args, settings: ppd.Args):
@@ -78,7 +66,6 @@ def make_model(args: Args, settings: ppd.Args):
 def train(args: Args) -> dict:
     """Distil with the authors' library and score the student. Raises UserError."""
     settings = ppd.Args(env_id=args.env_id, seed=args.seed, student_size=args.student_size)
-    settings.total_timesteps = args.total_timesteps
     model, envs = make_model(args, settings)
     return learn_and_score(model, envs, args, settings, "sb3_distill_ppd")
 

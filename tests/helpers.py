@@ -248,6 +248,9 @@ class FakeEnvs:
     def state_dict(self):
         return {}
 
+    def load_state_dict(self, state):
+        """Only of a run that has all its steps."""
+
 
 def use_fake_envs(script: types.ModuleType, monkeypatch) -> None:
     """Have a MuJoCo script step `FakeEnvs`, which remember the actions that the policy sampled."""

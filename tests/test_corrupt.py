@@ -1,66 +1,62 @@
 """Imperfect teachers: noise on every parameter and nothing else, scored, told in the header."""
 
-import importlib
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import load, make_teacher, shorten_episodes
 
-import ppd_mujoco
-import ppo_teacher_mujoco as teacher_script
 from experiments import corrupt
 
-SMALL = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "hidden_sizes": (8,)}
-SMALL |= {"num_workers": 1, "torch_threads": 1, "eval_every": 0}
+SCORE = {"mean": 40.0, "standard_error": 1.0, "episodes": 4}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with a shipped teacher of Hopper, seed 100."""
-    folder = tmp_path_factory.mktemp("corrupt")
-    run_dir = folder / "teacher"
-    args = teacher_script.Args(run_dir=str(run_dir), total_timesteps=1, episodes=4, **SMALL)
-    teacher_script.train(args)
-    (folder / "teachers").mkdir()
-    (run_dir / "agent.safetensors").rename(folder / "teachers" / "Hopper-v4.safetensors")
-    return folder
+@pytest.fixture
+def teacher(tmp_path):
+    """A teacher of Hopper that has a score."""
+    path = tmp_path / "Hopper-v4.safetensors"
+    make_teacher("mujoco", path, score=SCORE)
+    return path
 
 
-def test_corrupted_teacher(folder, tmp_path):
-    original = str(folder / "teachers" / "Hopper-v4.safetensors")
-    args = corrupt.Args(original, str(tmp_path / "a.safetensors"), sigma=0.3, seed=7)
-    header = corrupt.corrupt(args)
-    before, _ = ppd_mujoco.read_checkpoint(original)
-    after, read_back = ppd_mujoco.read_checkpoint(args.out)
-    assert read_back == header and (header["sigma"], header["noise_seed"]) == (0.3, 7)
-    original_header = ppd_mujoco.read_checkpoint(original)[1]
-    assert header["original_score"] == original_header["score"] != header["score"]
+def make(teacher, out, **options):
+    """Corrupt; returns the header as returned and the agent as read back."""
+    header = corrupt.corrupt(corrupt.Args(str(teacher), str(out), **options))
+    agent, read_back = load("ppd_mujoco").load_mujoco_agent(out)
+    assert read_back == header
+    return header, agent.state_dict()
+
+
+def test_corrupted_teacher(teacher, tmp_path):
+    agent, _ = load("ppd_mujoco").load_mujoco_agent(teacher)
+    before, parameters = agent.state_dict(), {name for name, _ in agent.named_parameters()}
+    header, after = make(teacher, tmp_path / "a.safetensors", sigma=0.3, seed=7)
+    assert (header["sigma"], header["noise_seed"]) == (0.3, 7)
+    assert header["original_score"] == SCORE != header["score"]
     assert header["score"]["episodes"] == 4
-
     # Noise on every parameter, policy, log-std and critic, and on nothing else.
-    fixed = {"action_low", "action_high", "obs_mean", "obs_var", "obs_count"}
-    noise = {name: after[name] - before[name] for name in before if name not in fixed}
-    assert noise.keys() == {name for name, _ in teacher_script.load_mujoco_agent(original)[0]
-                            .named_parameters()}  # fmt: skip
-    assert all(torch.equal(before[name], after[name]) for name in fixed)
-    assert all((change != 0).all() for change in noise.values())
-    together = torch.cat([change.flatten() for change in noise.values()])
-    assert abs(together.std() - 0.3) < 0.03 and abs(together.mean()) < 0.06
-
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == parameters
+    noise = torch.cat([(after[name] - before[name]).flatten() for name in parameters])
+    assert (noise != 0).all()
+    assert abs(noise.std() - 0.3) < 0.05
+    assert abs(noise.mean()) < 0.08
     # The same seed makes the same teacher, another one another.
-    again = corrupt.Args(original, str(tmp_path / "b.safetensors"), sigma=0.3, seed=7)
-    corrupt.corrupt(again)
-    weights, its_header = ppd_mujoco.read_checkpoint(again.out)
-    assert its_header == header and all(torch.equal(weights[name], after[name]) for name in after)
-    corrupt.corrupt(corrupt.Args(original, again.out, sigma=0.3, seed=8))
-    assert not torch.equal(ppd_mujoco.read_checkpoint(again.out)[0]["log_std"], after["log_std"])
+    _, again = make(teacher, tmp_path / "b.safetensors", sigma=0.3, seed=7)
+    _, other = make(teacher, tmp_path / "c.safetensors", sigma=0.3, seed=8)
+    assert all(torch.equal(again[name], after[name]) for name in after)
+    assert not torch.equal(other["log_std"], after["log_std"])
 
-    # Students are measured against the original.
-    run = {"run_dir": str(tmp_path / "run"), "teacher": args.out, "total_timesteps": 1}
-    result = ppd_mujoco.train(ppd_mujoco.Args(**run, episodes=2, teacher_episodes=1, **SMALL))
-    reference = header["original_score"]["mean"]
-    assert result["fraction_of_teacher"] == result["score"]["mean"] / reference
+
+def test_a_quieter_teacher(teacher, tmp_path):
+    """Its actions have less noise; its deterministic policy is the same."""
+    agent, _ = load("ppd_mujoco").load_mujoco_agent(teacher)
+    header, after = make(teacher, tmp_path / "quiet.safetensors", log_std_shift=-2.0)
+    before = agent.state_dict()
+    torch.testing.assert_close(after.pop("log_std"), before.pop("log_std") - 2)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (header["sigma"], header["log_std_shift"]) == (0.0, -2.0)
 
 
 @pytest.mark.parametrize(
@@ -70,46 +66,36 @@ def test_corrupted_teacher(folder, tmp_path):
         ({"sigma": 0.0}, "must be above 0"),
         ({"episodes": 0}, "at least 1"),
         ({"teacher": "corrupted"}, "corrupted already"),
+        ({"teacher": "unfinished"}, "no score yet"),
         ({"out": "/dev/null/x.safetensors"}, "name another file"),
     ],
 )
-def test_corrupt_refuses_in_one_line(folder, tmp_path, changes, words, monkeypatch, capsys):
-    teacher = str(folder / "teachers" / "Hopper-v4.safetensors")
-    if changes.get("teacher") == "corrupted":
-        changes = {"teacher": str(tmp_path / "corrupted.safetensors")}
-        agent, header = teacher_script.load_mujoco_agent(teacher)
-        teacher_script.save_agent(agent, Path(changes["teacher"]), header | {"sigma": 1})
-    values = {"teacher": teacher, "out": str(tmp_path / "out.safetensors")} | changes
-    command = ["corrupt", values.pop("teacher")]
-    command += [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", command)
+def test_corrupt_refuses_in_one_line(changes, words, teacher, tmp_path, monkeypatch, capsys):
+    make_teacher("mujoco", tmp_path / "corrupted", score=SCORE, sigma=0.1)
+    make_teacher("mujoco", tmp_path / "unfinished")
+    monkeypatch.chdir(tmp_path)
+    flags = {"sigma": 0.1, "out": "x.safetensors"} | changes
+    arguments = [str(flags.pop("teacher", teacher))]
+    arguments += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["corrupt", *arguments])
     with pytest.raises(SystemExit) as stop:
         corrupt.main()
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and len(error.splitlines()) == 1 and words in error
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2
+    assert line.startswith("experiments.corrupt: error: ")
+    assert words in line
+    assert not Path("x.safetensors").exists()
 
 
 @pytest.mark.parametrize("suite", ["atari", "procgen"])
-def test_corrupted_teacher_of_frames(suite, tmp_path):
-    """Scored by its own suite's protocol, on Procgen on both kinds of levels."""
-    script = importlib.import_module(f"ppo_teacher_{suite}")
-    shape = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
-    header = {"format": "ppd-agent-1", "suite": suite, "script": script.__name__, "seed": 1}
-    header |= {"size": "smaller", "steps": 0, "deterministic": suite == "atari"}
-    header |= {"score": {"mean": 1.0, "standard_error": None, "episodes": 1}}
-    if suite == "atari":
-        header |= {"env_id": "PongNoFrameskip-v4", "frame_skip": 4}
-    else:
-        levels = {"num_levels": 200, "start_level": 0, "distribution_mode": "easy"}
-        header |= {"env_id": "coinrun", "score_training": header["score"]} | levels
-    script.save_agent(script.PixelAgent(*shape, "smaller"), tmp_path / "a.safetensors", header)
-    out = tmp_path / "b.safetensors"
-    found = corrupt.corrupt(corrupt.Args(str(tmp_path / "a.safetensors"), str(out), sigma=0.5))
-    assert found["original_score"]["mean"] == 1.0 and found["sigma"] == 0.5
-    assert found["score"]["episodes"] == 1
-    if suite == "atari":
-        assert {"human_normalized", "distinct"} <= found["score"].keys()
-    else:
-        assert {"score_training", "original_score_training"} <= found.keys()
-    a, b = (script.read_checkpoint(path)[0] for path in (tmp_path / "a.safetensors", out))
-    assert all(abs((b[key] - a[key]).std().item() - 0.5) < 0.1 for key in a if a[key].numel() > 500)
+def test_corrupted_teacher_of_frames(suite, tmp_path, monkeypatch):
+    script = load(f"ppo_teacher_{suite}")
+    shorten_episodes(script, suite, monkeypatch)
+    path, score = tmp_path / "teacher.safetensors", {"score": SCORE}
+    score |= {"score_training": SCORE} if suite == "procgen" else {}
+    make_teacher(suite, path, script=script.__name__, **score)
+    args = corrupt.Args(str(path), str(tmp_path / "out.safetensors"), episodes=2)
+    header = corrupt.corrupt(args)
+    assert header["sigma"] == 0.05
+    assert {f"original_{name}" for name in score} <= header.keys()
+    assert all(header[name]["episodes"] == 2 for name in score)

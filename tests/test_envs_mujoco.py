@@ -246,17 +246,6 @@ def test_rewards_are_scaled_as_by_sb3():
     assert (np.abs(scaled) <= 10).all()
 
 
-def test_reward_scale_survives_a_checkpoint():
-    """And two rollouts are scaled as one of both lengths."""
-    rng = np.random.default_rng(8)
-    first, second, whole = (script.RewardNormalizer(3) for _ in range(3))
-    rewards, ended = rng.normal(size=(7, 3)), rng.random((7, 3)) < 0.3
-    expected = whole(rewards, ended)
-    np.testing.assert_array_equal(first(rewards[:5], ended[:5]), expected[:5])
-    second.load_state_dict(first.state_dict())
-    np.testing.assert_array_equal(second(rewards[5:], ended[5:]), expected[5:])
-
-
 def test_observation_statistics_are_exact():
     """Step by step they are those of all observations so far, far from 0 as well."""
     teacher_script, rng = load("ppo_teacher_mujoco"), np.random.default_rng(2)

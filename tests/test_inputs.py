@@ -53,8 +53,8 @@ BAD_VALUES = """
 ppd_mujoco --env-id NoSuchRobot-v0 | NoSuchRobot | Hopper-v4
 ppd_mujoco --env-id not/a/valid/id | not/a/valid/id | Hopper-v4
 ppd_mujoco --env-id nosuchmodule:Robot-v0 | nosuchmodule | Hopper-v4
-ppd_mujoco --env-id PongNoFrameskip-v4 | Pong | Hopper-v4
-ppd_mujoco --env-id ALE/Pong-v5 | ALE/Pong-v5 | Hopper-v4
+ppd_mujoco --env-id PongNoFrameskip-v4 | --env-id | Pong
+ppd_mujoco --env-id ALE/Pong-v5 | --env-id | ALE/Pong-v5
 ppd_mujoco --env-id FrozenLake-v1 | Discrete(16) | Boxes
 ppd_mujoco --env-id :Hopper-v4 | :Hopper-v4 | Try Hopper-v4
 ppd_mujoco --env-id Hopper | which version | Hopper-v5
@@ -158,18 +158,20 @@ BAD_TEACHERS = {
     "header too small": lambda path: path.write_bytes(b""),
     "header too large": lambda path: path.write_text("not safetensors at all"),
     "incomplete": cut_off,
-    "directory": lambda path: path.mkdir(),
+    "a folder": lambda path: path.mkdir(),
     "pickle": lambda path: path.write_bytes(pickle.dumps(Malicious(path.with_name("executed")))),
     "(a pickle": lambda path: torch.save(Malicious(path.with_name("executed")), path),
-    "format": lambda path: save_agent(torch.nn.Linear(1, 1), path, {}),
-    "suite": lambda path: save_agent(torch.nn.Linear(1, 1), path, {"format": "pt"}),
+    "not an agent of this project": lambda path: save_agent(torch.nn.Linear(1, 1), path, {}),
+    "agent of this project, or for None": lambda path: save_agent(
+        torch.nn.Linear(1, 1), path, {"format": "pt"}
+    ),
     "sizes are (27, 8": lambda path: make_teacher("mujoco", path, (27, 8), env_id="Ant-v4"),
     "actor.0.weight holds NaN": lambda path: save_changed(path, {"actor.0.weight": np.nan}),
     "obs_var holds": lambda path: save_changed(path, {"obs_var": -1.0}),
     "size mismatch": lambda path: save_changed(path, hidden_sizes=[6]),
     "str": lambda path: save_changed(path, hidden_sizes="x"),
     "NoneType": lambda path: save_changed(path, hidden_sizes=None),
-    "suite is atari": lambda path: save_changed(path, suite="atari"),
+    "or for atari": lambda path: save_changed(path, suite="atari"),
     "odd seed": lambda path: save_changed(path, seed=1.5),
     "odd env_id": lambda path: save_changed(path, env_id="os:Hopper-v4"),
     "system": lambda path: save_changed(path, activation="system"),
@@ -190,7 +192,7 @@ def test_bad_teacher(cause, refused, tmp_path):
     [
         ("ppd_atari --env-id BreakoutNoFrameskip-v4", "actions"),
         ("student_distill atari --env-id BreakoutNoFrameskip-v4", "actions"),
-        ("ppd_procgen", "suite is atari"),
+        ("ppd_procgen", "or for atari"),
     ],
 )
 def test_teacher_of_another_game(line, cause, refused, tmp_path):

@@ -39,6 +39,8 @@ from safetensors.torch import load_file
 PPO_RUNS = [run for run in RUNS if run[0] not in BASELINES]
 PPD_RUNS = [run for run in RUNS if run[0] in PPD_SCRIPTS]
 STUDENT_RUNS = [run for run in RUNS if run[0] not in TEACHERS]
+# Of the baselines, which differ in who acts alone, and share the code of the suites.
+PROBES = [("student_distill", "mujoco"), ("teacher_distill", "procgen")]
 over = lambda *runs: pytest.mark.parametrize("run", runs, ids=" ".join, indirect=True)
 # Of a run that is to be stopped on its way: saved after each rollout, of which there are so many.
 LONG = {suite: {"save_every": 0, "total_timesteps": 64 * rollouts, "eval_every": 128}
@@ -130,7 +132,7 @@ def test_ppo_learns_from_pixels_which_action_is_paid(run, monkeypatch, tmp_path)
     assert np.mean(rates[-32:]) > 0.6
 
 
-@over(*STUDENT_RUNS)
+@over(*PPD_RUNS, *PROBES)
 def test_the_student_comes_nearer_to_its_teacher(run, monkeypatch, tmp_path):
     """In a few rollouts, and too few rewards to learn anything from."""
     script, suite = run
@@ -216,6 +218,7 @@ def process_group_lives(group: int) -> bool:
     return True
 
 
+@over(*PPO_RUNS, ("student_distill", "mujoco"), ("teacher_distill", "atari"))
 def test_killed_and_resumed(run, whole, monkeypatch, tmp_path):
     """Bit for bit as if it had never been stopped."""
     stop_and_resume(*run, signal.SIGKILL, whole(*run), tmp_path, monkeypatch)
@@ -223,7 +226,6 @@ def test_killed_and_resumed(run, whole, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(10))
-@over(*PPD_RUNS, ("student_distill", "mujoco"))
 def test_killed_and_resumed_ten_times(run, attempt, whole, monkeypatch, tmp_path):
     stop_and_resume(*run, signal.SIGKILL, whole(*run), tmp_path, monkeypatch)
 
@@ -251,11 +253,9 @@ def resume(script, run_dir, monkeypatch, capsys) -> str:
 
 
 @pytest.fixture
-def almost_finished(monkeypatch, tmp_path):
+def almost_finished(tmp_path):
     """A PPD run that has all its steps, but no result yet."""
     script = load("ppd_mujoco")
-    use_fake_envs(script, monkeypatch)
-    make_teacher("mujoco", tmp_path / "teacher.safetensors", sizes=(3, 2))
     script.train(make_args(script, "mujoco", tmp_path / "run"))
     (tmp_path / "run" / "result.json").unlink()
     return script, tmp_path / "run"
@@ -270,7 +270,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(almost_finished, monkeypatch
 
 def test_a_resumed_run_wants_its_first_teacher(almost_finished, monkeypatch, capsys):
     path = almost_finished[1].parent / "teacher.safetensors"
-    make_teacher("mujoco", path, sizes=(3, 2), seed=2)
+    make_teacher("mujoco", path, seed=2)
     assert "its teacher has changed" in resume(*almost_finished, monkeypatch, capsys)
 
 
@@ -440,6 +440,7 @@ def test_a_teacher_of_another_environment_is_used_with_a_warning(
     assert warning in capsys.readouterr().out
 
 
+@over(*PPO_RUNS, *PROBES)
 def test_nan_stops_the_run(run, monkeypatch, tmp_path):
     """In the third rollout's update, with the checkpoint of the second kept."""
     (script, suite), calls = run, []
