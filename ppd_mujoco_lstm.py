@@ -861,12 +861,12 @@ class ReplayableEnv:
 
     def get_episode(self, _):
         """How the running episode started, and its actions since."""
-        return self.start, torch.from_numpy(np.array(self.actions))
+        return self.start, np.array(self.actions)
 
     def replay(self, episode):
         """Play an episode again; the obs it comes to."""
         obs = self.reset(episode[0])
-        for action in episode[1].numpy():
+        for action in episode[1]:
             obs, *_ = self.step(action)
         return obs
 
@@ -941,11 +941,13 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
     def state_dict(self) -> dict:
         """What it takes to play the running episodes again, and what they show."""
         episodes = self.call("get_episode", range(self.num_envs))
+        episodes = [(start, torch.from_numpy(actions)) for start, actions in episodes]
         return {"episodes": episodes, "obs": torch.from_numpy(self.obs)}
 
     def load_state_dict(self, state: dict) -> None:
         """Play the running episodes again, up to where they were."""
-        self.obs = np.array(self.call("replay", state["episodes"]))
+        episodes = [(start, actions.numpy()) for start, actions in state["episodes"]]
+        self.obs = np.array(self.call("replay", episodes))
         if not np.array_equal(self.obs, state["obs"].numpy()):
             print("WARNING: the running episodes do not replay to where they stopped")
 
