@@ -78,7 +78,7 @@ def assert_trained(run, times, total):
 
 
 def test_interrupted_in_every_way(folder):
-    first, second = (folder / RUN.format("tiny", weight, 150) for weight in (1, 2))
+    first, second = (folder / RUN.format("tiny", weight, 300) for weight in (1, 2))
 
     def start_and_see_it_train():
         seen, engine = len(steps(first)), start(folder, "tiny", "--workers", "1")
@@ -105,8 +105,8 @@ def test_interrupted_in_every_way(folder):
     for engine in [start(folder, "tiny", "--workers", "2") for _ in range(2)]:
         output = finish(engine, 1)
         assert "must be 0 or more" in output and "1 of 3 runs failed" in output
-    assert_trained(first, 4, 150)
-    assert_trained(second, 1, 150)
+    assert_trained(first, 4, 300)
+    assert_trained(second, 1, 300)
     assert "cores" in first.with_name(f"{first.name}.hardware.json").read_text()
 
     before = log_of(first)  # what is finished is left alone

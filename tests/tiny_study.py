@@ -18,7 +18,7 @@ def make_runs(study: str, weights, steps: int) -> list[Run]:
     return [TinyRun(study, "Hopper-v4", "ppd", 100, "smaller", 0.0, each) for each in options]
 
 
-run.STUDIES["tiny"] = lambda: make_runs("tiny", [1, -1, 2], 150)  # λ = −1 is refused
+run.STUDIES["tiny"] = lambda: make_runs("tiny", [1, -1, 2], 300)  # λ = −1 is refused
 run.STUDIES["brief"] = lambda: make_runs("brief", [1, -1, 2], 20)
 run.STUDIES["twelve"] = lambda: make_runs("twelve", range(12), 800)
 run.STUDIES["orphan"] = lambda: [TinyRun("orphan", "Hopper-v4", "ppd", 300, "smaller")]
