@@ -10,7 +10,7 @@ PY := .venv/bin/python
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt experiments/requirements.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-convert.txt experiments/requirements.txt .venv/installed
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
@@ -20,10 +20,10 @@ demo: .venv/installed  ## distil the shipped Hopper teacher into a larger studen
 
 test: .venv/installed-dev  ## everything that CI runs: minutes on two cores, no GPU
 	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -n 2 -m "not slow"
 
 test-all: .venv/installed-dev  ## with the full grids and long comparisons
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2
 
 copies: .venv/installed-dev  ## where a function of one name has two bodies
 	@$(PY) tests/test_copies.py

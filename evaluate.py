@@ -12,6 +12,7 @@ number, on the same software and threads.
 """
 
 import importlib
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -23,35 +24,48 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import tyro
+from safetensors import SafetensorError, safe_open
 
-from ppd_mujoco import UserError, read_checkpoint
+
+class UserError(Exception):
+    """Something a user can cause and mend: one line on stderr, exit status 2."""
 
 
 @dataclass
 class Args:
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """one or more agent.safetensors"""
-    episodes: int | None = None
-    """whole episodes played by each; unset: 50, or 200 on Procgen (Appendix A.3)"""
-    levels: Literal["unseen", "training"] = "unseen"
-    """Procgen's levels: those of training, or only others"""
-    seed: int | None = None
-    """seed of the first environment; unset: that of the checkpoint's own final score"""
-    video: str | None = None
-    """also film one episode of each into this folder, as mp4"""
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # one or more agent.safetensors
+    episodes: int | None = None  # whole episodes of each; unset: 50, or 200 on Procgen (A.3)
+    levels: Literal["unseen", "training"] = "unseen"  # of Procgen
+    env_id: str | None = None  # play in this one, a module:Id too; unset: the file's own
+    seed: int | None = None  # of a run, which is scored from 10,000 above it; unset: the file's own
+    device: Literal["cpu", "cuda"] = "cpu"  # of networks; to repeat a score take that of the run
+    video: str | None = None  # also film one episode of each into this folder, as mp4
 
 
-def import_script(path: str, header: dict):
-    """The training script that a checkpoint names. Raises UserError for any other name or suite."""
-    suites = ("mujoco", "atari", "procgen")
-    scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-    scripts += ["student_distill", "teacher_distill"]
-    if header.get("script") not in scripts:
-        known = ", ".join(scripts)
-        raise UserError(f"checkpoint {path}: script {header.get('script')!r} is none of {known}")
-    if header.get("suite") not in suites:
-        raise UserError(f"checkpoint {path}: suite {header.get('suite')!r} is none of {suites}")
-    return importlib.import_module(header["script"])
+def read_header(path: str) -> dict:
+    """What a checkpoint says of itself, and the script that wrote it. Raises UserError."""
+    try:
+        with safe_open(path, framework="np") as file:
+            header = {key: json.loads(value) for key, value in file.metadata().items()}
+        suites = ("mujoco", "atari", "procgen")
+        scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
+        others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
+        if header["script"] not in [*scripts, *others]:
+            raise ValueError(f"no script of this project is called {header['script']}")
+        if header["suite"] not in suites:
+            raise ValueError(f"its suite is {header['suite']}")
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: no agent of this project: {reason}") from error
+    return header
+
+
+def load(path: str):
+    """The script that wrote a checkpoint, the agent and the header. Raises its UserError."""
+    header = read_header(path)
+    script = importlib.import_module(header["script"])
+    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else header["suite"]
+    return script, *getattr(script, f"load_{kind}_agent")(path)
 
 
 def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[float, float]:
@@ -78,22 +92,21 @@ def write_video(path: Path, frames, frames_per_second: Fraction | int) -> None:
 
 def make_envs(script, header: dict, levels: str = "unseen"):
     """The environments in which a checkpoint of its suite is scored."""
-    threads, env_id = torch.get_num_threads(), header["env_id"]
+    threads, env_id = os.cpu_count() or 1, header["env_id"]
     if header["suite"] == "atari":
         return script.AtariGames(env_id, 10, threads, header["frame_skip"], life_loss=False)
     if header["suite"] == "procgen":
         return script.make_procgen_envs(SimpleNamespace(**header), 20, threads, levels)
-    return script.MujocoVectorEnv(env_id, 10, threads)
+    return script.MujocoVectorEnv(env_id, 10, min(threads, 6))
 
 
-def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen"):
-    """Score (see the script's `summarize`, `score_games`), returns and lengths of episodes."""
+def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
+    """The script's own score, with returns and lengths of the episodes."""
     envs = make_envs(script, header, levels)
-    returns, lengths = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
-    envs.close()
-    if header["suite"] == "atari":
-        return script.score_games(header["env_id"], returns, lengths), returns, lengths
-    return script.summarize(returns), returns, lengths
+    if hasattr(agent, "reset"):  # it has a memory
+        envs = script.ForgettingEnvs(envs, agent)
+    score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
+    return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
 
 
 def follow_robot(env) -> None:
@@ -121,6 +134,8 @@ def film_mujoco(script, agent, header: dict, seed: int):
 
     def frames(obs):
         ended = False
+        if hasattr(agent, "reset"):
+            agent.reset()
         while not ended:
             yield env.render()
             obs, _, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
@@ -166,10 +181,8 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
     """Frames (512, 512, 3) of one episode, and how many a second."""
     args = SimpleNamespace(**header)
     options = script.make_procgen_envs(args, 1, 1, levels).options
-    level = {name: options[name] for name in ("num_levels", "start_level", "distribution_mode")}
-    env = script.ProcgenVectorEnv(
-        header["env_id"], 1, num_threads=1, render_mode="rgb_array", **level
-    )
+    level = [options[name] for name in ("num_levels", "start_level", "distribution_mode")]
+    env = script.ProcgenVectorEnv(header["env_id"], 1, *level, 1, render_mode="rgb_array")
 
     def frames():
         torch.manual_seed(seed)
@@ -185,21 +198,25 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
 
 def score_checkpoint(path: str, args: Args) -> list[str]:
     """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
-    _, header = read_checkpoint(path)
-    script, suite = import_script(path, header), header["suite"]
-    agent, _ = getattr(script, f"load_{suite}_agent")(path)
-    env_id, episodes = header["env_id"], args.episodes or (200 if suite == "procgen" else 50)
-    seed = 10_000 + header["seed"] if args.seed is None else args.seed
-    score, returns, lengths = play(script, agent, header, episodes, seed, args.levels)
+    script, agent, header = load(path)
+    agent.to(args.device)
+    header["env_id"] = args.env_id or header["env_id"]
+    suite, env_id = header["suite"], header["env_id"].replace("/", "-")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if suite == "mujoco" else threads)  # more only slow an MLP down
+    episodes = args.episodes or (200 if suite == "procgen" else 50)
+    seed = header["seed"] if args.seed is None else args.seed
+    score = play(script, agent, header, episodes, seed, args.levels)
+    torch.set_num_threads(threads)
     if args.video:
         video = Path(args.video) / f"{env_id}__{header['script']}__{header['seed']}.mp4"
         film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]
         levels = [args.levels] if suite == "procgen" else []
-        write_video(video, *film(script, agent, header, seed, *levels))
+        write_video(video, *film(script, agent, header, 10_000 + seed, *levels))
         print(f"video: {video}")
-    low, high = confidence_interval(returns)
+    low, high = confidence_interval(score["returns"])
     text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
-    notes = [f"{episodes}, {np.mean(lengths):.0f} steps"]
+    notes = [f"{episodes}, {np.mean(score['lengths']):.0f} steps"]
     if suite == "atari":
         notes.append(f"at least {score['distinct']} distinct")
         if "human_normalized" in score:
@@ -208,7 +225,7 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
         notes.append(f"{args.levels} levels")
     network = header.get("size") or " ".join(str(size) for size in header["hidden_sizes"])
     columns = [env_id, header["script"], network, f"{header['steps']:,}", text]
-    return [path, *columns, interval if len(returns) > 1 else "n=1", ", ".join(notes)]
+    return [path, *columns, interval if episodes > 1 else "n=1", ", ".join(notes)]
 
 
 def main() -> None:
@@ -216,12 +233,14 @@ def main() -> None:
     try:
         if not args.checkpoints:
             raise UserError("no checkpoint given; give one or more agent.safetensors")
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
         if args.episodes is not None and args.episodes < 1:
             raise UserError(f"--episodes {args.episodes}: must be at least 1")
         if args.seed is not None and not 0 <= args.seed <= 2**30:
             raise UserError(f"--seed {args.seed}: must be from 0 to 2**30")
         for path in args.checkpoints:  # all of them before the first long evaluation
-            import_script(path, read_checkpoint(path)[1])
+            load(path)
         titles = ["checkpoint", "env", "script", "network", "trained steps"]
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
@@ -232,6 +251,9 @@ def main() -> None:
             raise
         print(f"evaluate: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("evaluate: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,386 +1,344 @@
 """Proximal Policy Distillation (PPD) on Atari: a student learns from a teacher and from reward.
 
-    python ppd_atari.py --env-id PongNoFrameskip-v4                # 2 M steps, larger student
-    python ppd_atari.py --env-id PongNoFrameskip-v4 --student-size smaller --teacher X.safetensors
-    python ppd_atari.py --resume runs/<run>                        # go on where a run stopped
+    python ppd_atari.py --env-id PongNoFrameskip-v4 --teacher runs/<run>/agent.safetensors
+    python ppd_atari.py --student-size smaller --bfloat16 --teacher PATH     # for a CPU
+    python ppd_atari.py --resume runs/<run>            # go on where a run stopped
 
-"Proximal Policy Distillation" (Spigler, TMLR 2025), Algorithm 1: PPO on the student's own rollouts,
-whose objective also keeps the student near the teacher, by a KL term weighted with the clipped
-importance ratio:
+Algorithm 1 of "Proximal Policy Distillation" (Spigler, TMLR 2025): PPO on the student's own
+rollouts, and a KL term, weighted with the clipped importance ratio, that keeps it near the teacher:
 
     max  mean[ min(r·Â, clip(r, 1−ε, 1+ε)·Â) + α·H(π_θ) − λ·KL(π_T ‖ π_θ)·max(r, 1−ε) ]
 
-Differs from `ppo_teacher_atari.py` only in the teacher. The critic is trained from scratch.
-
-The paper's games: Atlantis, BeamRider, CrazyClimber, DemonAttack, Enduro, Freeway, MsPacman, Pong,
-Qbert, Seaquest and Zaxxon, each NoFrameskip-v4; ale-py's other games work as well.
-Symbols: T steps per rollout, N games, B = T·N samples, M minibatch, A actions; frames (C, H, W).
+The method comes first: Args, losses, networks, `train`; then what it stands on: scoring, runs and
+checkpoints, environments. `diff ppo_teacher_atari.py ppd_atari.py` shows what PPD adds to PPO.
+T steps of N games are B samples, M of them a minibatch; A actions; frames (C, H, W).
 """
 
+import atexit
+import hashlib
 import importlib.metadata
+import io
 import json
 import os
-import platform
 import re
+import shlex
 import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported
+
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
 import tyro
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
-from torch.distributions import Categorical, Distribution
+from safetensors.torch import save as to_safetensors
+from torch.distributions import Categorical
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-
-
-class UserError(Exception):
-    """Something a user can cause and mend: one line, the cause and the remedy; exit status 2."""
 
 
 @dataclass
 class Args:
     # Environment
-    env_id: str = "PongNoFrameskip-v4"
-    """the environment; those of the paper stand at the top of the script"""
-    frame_skip: int = 4
-    """frames for which an action is held; the paper's text says 1, its code 4"""
-    seed: int = 100
-    """seed of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500"""
-    num_envs: int = 18
-    """environments stepped side by side, N (Table 3)"""
-    env_threads: int | None = None
-    """CPU threads of the simulator; unset: as many as torch takes, one per core"""
-    device: str = "auto"
-    """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
-    torch_threads: int | None = None
-    """CPU threads of torch; unset: one, or one per core where that is measured to be faster"""
-    compile: bool = False
-    """compile the networks, on a GPU into CUDA graphs; takes a minute at the start"""
-    bfloat16: bool = False
-    """run the networks in bfloat16 where torch's autocast does, for a GPU; weights stay float32"""
-
-    # Optimisation
-    total_timesteps: int = 2_000_000
-    """environment steps, all environments together; whole rollouts, so the total rounds up"""
-    learning_rate: float = 3e-4
-    """Adam's learning rate, constant (Table 3)"""
-    adam_eps: float = 1e-5
-    """Adam's ε (the authors' released code)"""
-    max_grad_norm: float = 0.5
-    """largest gradient norm, policy and critic together (SB3's default)"""
-    student_size: Literal["smaller", "same", "larger"] = "larger"
-    """networks of policy and critic, smaller than, same as, larger than the teacher's (Table 4)"""
-    smaller_cnn: Literal["table", "text"] = "table"
-    """what "smaller" is: as the paper's Table 4 counts it, or as its text describes it"""
+    env_id: str = "PongNoFrameskip-v4"  # ale-py's games; those of the paper are in `score_games`
+    frame_skip: int = 4  # frames for which an action is held; the paper's text says 1, its code 4
+    seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
+    num_envs: int = 18  # environments stepped side by side, N (Table 3)
+    env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
+    torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
+    compile: bool = False  # compile the networks, on a GPU into CUDA graphs: a minute at the start
+    bfloat16: bool = False  # run them in bfloat16, for a GPU or a CPU that has it; scores: float32
 
     # PPO
-    num_steps: int | None = None
-    """steps per environment and rollout, T; unset: the paper's for the environment (Table 3)"""
-    minibatch_size: int = 512
-    """samples per gradient step, M; the last minibatch of an epoch may be smaller (Table 3)"""
-    update_epochs: int = 4
-    """passes over each rollout (Table 3)"""
-    gamma: float | None = None
-    """discount γ; unset: the paper's for the environment (Table 3, Appendix A.3)"""
-    gae_lambda: float = 0.9
-    """λ of generalised advantage estimation (Table 3)"""
-    clip_coef: float = 0.2
-    """clip range ε of the importance ratio (SB3's default)"""
-    ent_coef: float | None = None
-    """entropy coefficient α; unset: the paper's for the environment (Table 3, Appendix A.3)"""
-    vf_coef: float = 0.5
-    """weight of the value loss (SB3's default)"""
+    total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up
+    num_steps: int = 64  # per environment and rollout, T (Appendix A.3)
+    learning_rate: float = 3e-4  # constant (Table 3)
+    adam_eps: float = 1e-5  # Adam's ε (the authors' released code)
+    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last is smaller (Table 3)
+    update_epochs: int = 4  # passes over each rollout (Table 3)
+    gamma: float = 0.999  # discount γ (Appendix A.3)
+    gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
+    clip_coef: float = 0.2  # clip range ε of the importance ratio (SB3's default)
+    ent_coef: float = 0.0  # entropy coefficient α (Appendix A.3)
+    vf_coef: float = 0.5  # weight of the value loss, c_v (SB3's default)
+    max_grad_norm: float = 0.5  # of policy and critic together (SB3's default)
 
     # Distillation
-    teacher: str | None = None
-    """the teacher's agent.safetensors; unset: teachers/<env-id>.safetensors beside this script"""
-    distill_lambda: float = 1.0
-    """weight λ of the distillation loss; 0 is exactly PPO (the paper's sweep: 0.5, 1, 2, 5)"""
-    distill_lambda_final: float | None = None
-    """λ at the end of training, reached linearly; unset: λ is constant"""
-    kl: Literal["forward", "reverse"] = "forward"
-    """forward KL(π_T ‖ π_θ), the paper's, or reverse KL(π_θ ‖ π_T)"""
-    teacher_episodes: int = 10
-    """episodes in which the teacher is scored before training"""
+    teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
+    student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
+    distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
+    distill_lambda_final: float | None = None  # λ at the end, reached linearly; unset: constant
+    ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)
+    kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), the paper's; or KL(π_θ ‖ π_T)
 
     # Logging and checkpoints
-    eval_every: int = 200_000
-    """environment steps between evaluations during training; 0: none"""
-    eval_episodes: int = 10
-    """episodes of each evaluation during training"""
-    episodes: int = 50
-    """episodes of the final score (Appendix A.3)"""
-    save_every: int = 100_000
-    """environment steps between checkpoints"""
-    run_dir: str | None = None
-    """folder of the run, which must not exist yet; unset: runs/<env>__<script>__<seed>__<time>"""
-    resume: str | None = None
-    """folder of a stopped run to go on with as if it had not stopped; takes no other flag"""
-    track: bool = False
-    """also log to Weights & Biases (pip install wandb)"""
-    wandb_project_name: str = "ppd"
-    """project on Weights & Biases"""
-    wandb_entity: str | None = None
-    """team on Weights & Biases"""
-
-    def __post_init__(self):
-        """Fields left unset take the paper's value for the environment; `from_paper` lists them."""
-        paper = {"num_steps": 64, "gamma": 0.999, "ent_coef": 0.0}
-        self.from_paper = {name: paper[name] for name in paper if getattr(self, name) is None}
-        for name, value in self.from_paper.items():
-            setattr(self, name, value)
-
-    @property
-    def network(self) -> str:
-        text = self.student_size == "smaller" and self.smaller_cnn == "text"
-        return "smaller-text" if text else self.student_size
-
-    @property
-    def batch_size(self) -> int:
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_iterations(self) -> int:
-        return -(-self.total_timesteps // self.batch_size)
+    eval_every: int = 200_000  # steps between evaluations of ten games; 0: none
+    episodes: int = 50  # of the final score (Appendix A.3)
+    save_every: float = 60.0  # seconds between checkpoints
+    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
+    resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
+    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of that name; auto is cuda where there is one. Raises UserError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: no such device here; use cpu or cuda") from error
-    found = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise UserError(f"--device {name}: torch finds {found} GPUs here; use --device cpu")
-    return device
+# ------------------------------------------------------------------------------- Losses
+def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
+    """Generalised advantage estimation (Schulman et al., 2016); all (T, N).
 
-
-def check_args(args) -> None:
-    """Refuse values that cannot work, before anything is created. Raises UserError."""
-    counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
-    counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
-    counts += "teacher_episodes log_every"
-    rules = [
-        (counts, "at least 1", lambda value: value >= 1),
-        ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed", "from 0 to 2**30", lambda value: 0 <= value <= 2**30),
-        ("start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
-        ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
-        ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
-        ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
-    ]
-    for names, rule, holds in rules:
-        for name in names.split():
-            value = getattr(args, name, None)
-            if value is not None and (not holds(value) or not np.all(np.isfinite(value))):
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {rule}")
-    choose_device(args.device)
-    if args.track:
-        try:
-            import wandb  # noqa: F401
-        except ImportError as error:
-            raise UserError("--track: pip install wandb first, or leave it out") from error
-
-
-# ------------------------------------------------------------------------------- Environments
-
-
-def find_rom(env_id: str) -> str:
-    """MsPacmanNoFrameskip-v4 to ale-py's ms_pacman. Raises UserError for what is no Atari game."""
-    from ale_py import roms
-
-    refused = f"--env-id {env_id}: "
-    found = re.fullmatch(r"([A-Z][A-Za-z0-9]*)NoFrameskip-v4", env_id)
-    if not found:
-        advice = "give one like PongNoFrameskip-v4; for others use the scripts of their suite"
-        raise UserError(f"{refused}no Atari id; {advice}")
-    rom = re.sub(r"(?<!^)(?=[A-Z])", "_", found[1]).lower()
-    if rom not in roms.get_all_rom_ids():
-        raise UserError(f"{refused}ale-py has no such game; try PongNoFrameskip-v4")
-    try:
-        roms.get_rom_path(rom)
-    except OSError as error:
-        advice = "unset ALE_ROMS_DIR, or pip install --force-reinstall ale-py"
-        raise UserError(f"{refused}its ROM cannot be read ({error}); {advice}") from error
-    return rom
-
-
-class AtariGames(gym.vector.VectorEnv):
-    """N games on ale-py's own threads, with same-step autoreset.
-
-    Frames and games as in Gymnasium's NoFrameskip-v4 ids with AtariPreprocessing and
-    FrameStackObservation: 84×84, grey, the last four, oldest first; at a game's start FIRE, where
-    it has that button, and up to 29 no-ops. With `life_loss` a lost life is a termination as well,
-    and the game goes on; infos["game_over"] (N,) tells where it does not. Observations that `reset`
-    and `step` return are overwritten by the next step.
+    `next_values` are V of the states that the steps led to; where a time limit ended an episode,
+    of its final observation. `terminations` are true ends; `ended` counts time limits as well.
     """
-
-    metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
-
-    def __init__(
-        self, env_id: str, num_envs: int, num_threads: int, frame_skip: int, life_loss: bool
-    ):
-        """Raises UserError for an id that `find_rom` refuses."""
-        from ale_py.vector_env import AtariVectorEnv
-
-        max_frames = 108_000  # half an hour of play, then a truncation
-        self.simulator = AtariVectorEnv(
-            find_rom(env_id), num_envs, num_threads=num_threads, frameskip=frame_skip,
-            max_num_frames_per_episode=max_frames, repeat_action_probability=0.0,
-            full_action_space=False, reward_clipping=False, noop_max=30, use_fire_reset=True,
-            life_loss_info=life_loss, episodic_life=False,
-        )  # fmt: skip
-        self.num_envs, self.life_loss = num_envs, life_loss
-        self.single_observation_space = self.simulator.single_observation_space
-        self.single_action_space = self.simulator.single_action_space
-        self.observation_space = self.simulator.observation_space
-        self.action_space = self.simulator.action_space
-        self.obs = np.zeros(self.observation_space.shape, np.uint8)
-        # The simulator cannot be saved. A game is its slot's seed, the number of games that were
-        # played there since it was seeded, and the actions since the game's start.
-        self.seeds = np.zeros(num_envs, np.int64)
-        self.games = np.zeros(num_envs, np.int64)
-        self.actions = np.zeros((num_envs, max_frames // frame_skip + 2), np.uint8)
-        self.lengths = np.zeros(num_envs, np.int64)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start new games, slot i from seed + i. Returns obs (N, C, H, W) and no infos."""
-        super().reset(seed=seed)
-        first = int(self.np_random.integers(2**30)) if seed is None else seed
-        self.seeds = first + np.arange(self.num_envs)
-        self.games[:] = self.lengths[:] = 0
-        self.obs[:], _ = self.simulator.reset(seed=self.seeds)
-        return self.obs, {}
-
-    def start_games(self, slots: np.ndarray) -> None:
-        """Start the next game in each slot that the mask (N,) marks."""
-        # Without a seed: seeding loads the ROM again, which takes as long as 250 steps.
-        self.obs[:], _ = self.simulator.reset(options={"reset_mask": slots})
-        self.games[slots] += 1
-        self.lengths[slots] = 0
-
-    def step(self, actions: np.ndarray):
-        """Actions (N,) to obs (N, C, H, W), rewards, terminations, truncations (N,) and infos.
-
-        Where a game is over, obs is the first of the next one, and infos["final_obs"] the last of
-        the old one in the rows that infos["_final_obs"] (N,) marks.
-        """
-        self.actions[np.arange(self.num_envs), self.lengths] = actions
-        self.lengths += 1
-        obs, rewards, terminations, truncations, state = self.simulator.step(actions)
-        self.obs[:] = obs
-        plays_on = self.life_loss & (state["lives"] > 0)  # games without lives report 0
-        game_over = terminations & ~plays_on | truncations
-        infos = {"game_over": game_over}
-        if game_over.any():  # at once, or the next step would be lost to the simulator's own reset
-            infos |= {"final_obs": obs, "_final_obs": game_over}
-            self.start_games(game_over)
-        return self.obs, rewards, terminations, truncations, infos
-
-    def state_dict(self) -> dict:
-        """What it takes to play the running games again, and what they show."""
-        state = {name: getattr(self, name).tolist() for name in ("seeds", "games", "lengths")}
-        actions = torch.tensor(self.actions[:, : self.lengths.max()])
-        return state | {"actions": actions, "obs": torch.tensor(self.obs)}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`, after a reset: plays the running games again from their starts.
-
-        Raises UserError where they do not come out the same.
-        """
-        self.seeds, lengths = np.array(state["seeds"]), np.array(state["lengths"])
-        longest, rows = lengths.max(), np.arange(self.num_envs)
-        self.actions[:, :longest] = state["actions"].numpy()
-        # All end together: a shorter game starts later, and its slot plays anything until then.
-        for step in range(longest + 1):
-            for slot in np.flatnonzero(lengths == longest - step):
-                mask = rows == slot
-                options = {"reset_mask": mask}
-                self.obs[:], _ = self.simulator.reset(seed=self.seeds[mask], options=options)
-                self.games[slot] = 0
-                for _ in range(state["games"][slot]):
-                    self.start_games(mask)
-            if step < longest:
-                played = np.maximum(step - (longest - lengths), 0)
-                actions = self.actions[rows, played].astype(np.int64)
-                self.obs[:] = self.simulator.step(actions)[0]
-        self.lengths = lengths
-        if not np.array_equal(self.obs, state["obs"].numpy()):
-            advice = "go on with the ale-py that it was started with"
-            raise UserError(f"the running games do not replay to where they stopped; {advice}")
+    advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
+    # δ_t = r_t + γ·V(s_t+1)·[not terminal] − V(s_t);  Â_t = δ_t + γ·λ·Â_t+1·[same episode]
+    deltas = rewards + gamma * next_values * ~terminations - values
+    discounts = gamma * gae_lambda * ~ended
+    for t in reversed(range(len(rewards))):
+        running = deltas[t] + discounts[t] * running
+        advantages[t] = running
+    return advantages
 
 
-def merge_moments(mean_a, var_a, count_a, mean_b, var_b, count_b):
-    """Mean, variance and count of two samples put together (Chan et al., 1979)."""
-    count, delta = count_a + count_b, mean_b - mean_a
-    spread = var_a * count_a + var_b * count_b + delta**2 * count_a * count_b / count
-    return mean_a + delta * count_b / count, spread / count, count
+def normalize_advantages(advantages):
+    """(M,) to mean 0 and deviation 1, per minibatch as in SB3; a single sample stays as it is."""
+    if len(advantages) == 1:
+        return advantages
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
 
-class EpisodeStatistics(nn.Module):
-    """Raw returns and lengths of the episodes as they end; its buffers go into a checkpoint."""
+def clipped_surrogate_loss(ratio, advantages, clip_coef):
+    """PPO-clip, negated (L_PPO of Equation 2): ratio r and advantages (M,) to a scalar."""
+    # −mean[ min(r·Â, clip(r, 1−ε, 1+ε)·Â) ]
+    clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
+    return -torch.min(ratio * advantages, clipped_ratio * advantages).mean()
 
-    def __init__(self, num_envs: int):
+
+def value_loss(values, returns):
+    """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
+    # mean[ (V(s) − R̂)² ]
+    return (values - returns).square().mean()
+
+
+def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
+    """PPO's objective, negated (Equation 2 with λ = 0); scalars. The entropy H is maximised."""
+    # −L_PPO − α·mean[H] + c_v·mean[(V − R̂)²]
+    return pg_loss - ent_coef * entropy_loss + vf_coef * v_loss
+
+
+def kl_divergence(p, q):
+    """KL(p ‖ q) per state; torch's own is infinite where a categorical's probability underflows."""
+    if isinstance(p, Categorical):
+        return (p.probs * (p.logits - q.logits)).sum(-1)
+    return torch.distributions.kl_divergence(p, q)
+
+
+def policy_kl(teacher_dist, student_dist, direction):
+    """KL divergence per state, summed over action dimensions: distributions of M states to (M,)."""
+    if direction == "forward":
+        return kl_divergence(teacher_dist, student_dist)  # KL(π_T ‖ π_θ)
+    return kl_divergence(student_dist, teacher_dist)  # KL(π_θ ‖ π_T)
+
+
+def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
+    """The proximal distillation term of Equation 2, still without λ: KL, r (M,) to a scalar.
+
+    Without `ratio_gradient` KL·∇r is dropped. At r = 1 that is noise whose mean is zero, and grows
+    with the KL, since a state's KL is the same for every action (docs/ppd.md).
+    """
+    assert kl.shape == ratio.shape, (kl.shape, ratio.shape)
+    # mean[ KL·max(r, 1−ε) ]; the gradient flows through both factors
+    weight = ratio.clamp(min=1 - clip_coef)
+    return (kl * (weight if ratio_gradient else weight.detach())).mean()
+
+
+# ------------------------------------------------------------------------------- Agent
+class PixelAgent(nn.Module):
+    """Policy and critic, two networks; takes raw frames, uint8."""
+
+    def __init__(self, obs_shape: tuple[int, ...], num_actions: int, size: str):
         super().__init__()
-        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
-        self.register_buffer("lengths", torch.zeros(num_envs, dtype=torch.int64))
+        actor, features = make_cnn(size, obs_shape)
+        self.actor = nn.Sequential(actor, init_layer(nn.Linear(features, num_actions), 0.01))
+        critic, features = make_cnn(size, obs_shape)
+        self.critic = nn.Sequential(critic, init_layer(nn.Linear(features, 1), 1.0))
+        self.bfloat16 = False  # a setting of a run, not of its checkpoint
 
-    def forward(self, rewards: np.ndarray, ended: np.ndarray) -> list[tuple[float, int]]:
-        """One step's raw rewards and ends (N,) to (return, length) of each episode it ended."""
-        returns, lengths = self.returns.numpy(), self.lengths.numpy()
-        returns += rewards
-        lengths += 1
-        finished = list(zip(returns[ended].tolist(), lengths[ended].tolist(), strict=True))
-        returns[ended] = lengths[ended] = 0
-        return finished
+    def normalize(self, obs) -> torch.Tensor:
+        """Raw frames (B, C, H, W) to 0…1, a pixel's channels side by side: fastest to convolve."""
+        obs = torch.as_tensor(obs, device=self.critic[1].bias.device)
+        return obs.to(torch.float32, memory_format=torch.channels_last) / 255
+
+    def run(self, network: nn.Module, obs) -> torch.Tensor:
+        """Raw frames through the actor or the critic; float32, whatever is inside."""
+        frames = self.normalize(obs)
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.bfloat16):
+            outputs = network(frames)
+        return outputs.to(torch.float32, copy=True)  # a CUDA graph overwrites its own outputs
+
+    def logits(self, obs) -> torch.Tensor:
+        """Raw frames (B, C, H, W) to logits (B, A) of the policy."""
+        return self.run(self.actor, obs)
+
+    def distribution(self, logits: torch.Tensor) -> Categorical:
+        """(B, A) to a categorical distribution whose log_prob, entropy and KL are (B,)."""
+        return Categorical(logits=logits, validate_args=False)
+
+    def policy(self, obs) -> Categorical:
+        """Raw frames (B, C, H, W) to π(· | s)."""
+        return self.distribution(self.logits(obs))
+
+    def value(self, obs) -> torch.Tensor:
+        """Raw frames (B, C, H, W) to V(s), (B,)."""
+        return self.run(self.critic, obs).squeeze(-1)
+
+    def env_actions(self, actions: torch.Tensor) -> np.ndarray:
+        """Actions (B,), as the environment takes them."""
+        return actions.cpu().numpy()
+
+    @torch.no_grad()
+    def act(self, obs, deterministic: bool = True) -> np.ndarray:
+        """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
+        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
+        actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
+        return self.env_actions(actions)
 
 
-class RewardNormalizer(nn.Module):
-    """Rewards over the running deviation of their discounted sum, as SB3's VecNormalize."""
+# ------------------------------------------------------------------------------- Training
+def train(args: Args) -> dict:
+    """Distil a teacher by PPD and score both; returns what result.json holds. Raises UserError."""
+    run = Run(args)
+    args = run.args  # with --resume, those of the stopped run
+    T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.torch_threads)
+    envs = AtariGames(args.env_id, N, args.env_threads, args.frame_skip, life_loss=True)
+    eval_envs = AtariGames(args.env_id, 10, args.env_threads, args.frame_skip, life_loss=False)
+    obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
+    envs.reset(seed=args.seed)
 
-    def __init__(self, num_envs: int, gamma: float = 0.99, epsilon: float = 1e-8, clip: float = 10):
-        super().__init__()
-        self.gamma, self.epsilon, self.clip = gamma, epsilon, clip
-        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
-        # mean, variance and count of the discounted returns so far
-        self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
+    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
+    teacher, teacher_header = load_atari_agent(path, num_actions)
+    teacher.to(args.device)
+    agent = PixelAgent(obs_shape, num_actions, args.student_size).to(args.device)
+    agent.bfloat16 = args.bfloat16
+    if args.device == "cuda":  # weights in the frames' order, or each convolution reorders them
+        agent.to(memory_format=torch.channels_last)
+    if args.compile:  # not `network.compile()`, which leaves an nn.Sequential as it is
+        for network in (agent.actor, agent.critic):
+            options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
+            network.forward = torch.compile(network.forward, **options)  # a graph for each shape
+    adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
+    optimizer = torch.optim.Adam(agent.parameters(), **adam)
+    normalize_reward = RewardNormalizer(N)
+    header = {"suite": "atari", "frame_skip": args.frame_skip, "size": args.student_size}
+    header["deterministic"] = True
+    parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
+    if run.step == 0:
+        print("teacher:", score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 games)")
+    run.start(header, parts, teacher_header)
 
-    def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
-        running, returns, variances = self.returns.numpy(), np.empty_like(rewards), []
-        for t in range(len(rewards)):
-            running *= self.gamma
-            running += rewards[t]
-            returns[t] = running
-            running[ended[t]] = 0
-        moments = self.moments.tolist()
-        for mean, var in zip(returns.mean(1).tolist(), returns.var(1).tolist(), strict=True):
-            moments = merge_moments(*moments, mean, var, returns.shape[1])
-            variances.append(moments[1])
-        self.moments.copy_(torch.tensor(moments, dtype=torch.float64))
-        deviations = np.sqrt(np.array(variances) + self.epsilon)[:, None]  # (T, 1)
-        return np.clip(rewards / deviations, -self.clip, self.clip)
+    # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
+    obs = torch.zeros((T, N, *obs_shape[1:], obs_shape[0]), dtype=torch.uint8, device=args.device)
+    obs = obs.permute(0, 1, 4, 2, 3)
+    logits = torch.zeros((T, N, num_actions), device=args.device)  # of the policy
+    actions = torch.zeros((T, N), dtype=torch.int64, device=args.device)
+    rewards = np.zeros((T, N))
+    terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
+    next_obs = envs.obs
+    while run.step < run.total:
+        # Collect a rollout with the policy as it is.
+        episodes, final_obs = [], []
+        with torch.no_grad():
+            for t in range(T):
+                obs[t] = torch.from_numpy(next_obs)
+                logits[t] = agent.logits(obs[t])
+                actions[t] = agent.distribution(logits[t]).sample()
+                env_step = envs.step(agent.env_actions(actions[t]))
+                next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
+                episodes += infos["episodes"]
+                final_obs += [infos["final_obs"][n] for n in np.flatnonzero(truncations[t])]
+
+            # Advantages. A time limit is no terminal state: bootstrap from the final observation.
+            b_obs, b_actions = obs.flatten(0, 1), actions.flatten()  # (B, C, H, W), (B,)
+            b_logprobs = agent.distribution(logits.flatten(0, 1)).log_prob(b_actions)  # (B,)
+            chunks = b_obs.split(args.minibatch_size)
+            values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
+            next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
+            if final_obs:  # in the order of `truncations`: step by step, row by row
+                with torch.compiler.set_stance("force_eager"):  # no graph for each number of them
+                    next_values[truncations] = agent.value(np.array(final_obs))
+            ended = terminations | truncations
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = torch.from_numpy(terminations), torch.from_numpy(ended)
+            discounts = args.gamma, args.gae_lambda
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
+            b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
+            b_teacher_logits = torch.cat([teacher.logits(chunk) for chunk in chunks])  # asked once
+
+        # Update policy and critic: several epochs over shuffled minibatches.
+        metrics, distill_lambda = [], args.distill_lambda
+        if args.distill_lambda_final is not None:
+            distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
+        for _ in range(args.update_epochs):
+            for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
+                mb_obs = b_obs[mb]
+                dist = agent.policy(mb_obs)
+                teacher_dist = teacher.distribution(b_teacher_logits[mb])
+                logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
+                ratio = logratio.exp()
+                mb_advantages = normalize_advantages(b_advantages[mb])
+                pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
+                v_loss = value_loss(agent.value(mb_obs), b_returns[mb])
+                entropy_loss = dist.entropy().mean()
+                kl = policy_kl(teacher_dist, dist, args.kl)
+                distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
+                loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
+                loss = loss + distill_lambda * distill_loss  # Equation 2, negated
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                metrics.append({
+                    "losses/policy_loss": pg_loss.detach(),
+                    "losses/value_loss": v_loss.detach(),
+                    "losses/entropy": entropy_loss.detach(),
+                    "losses/grad_norm": norm,
+                    "losses/approx_kl": (ratio - 1 - logratio).detach().mean(),
+                    "losses/clipfrac": ((ratio - 1).abs() > args.clip_coef).float().mean(),
+                    "distill/kl": kl.detach().mean(),
+                    "distill/loss": (distill_lambda * distill_loss).detach(),
+                })  # fmt: skip
+        run.step += B
+        explained = 1 - ((b_returns - values.flatten()).var() / b_returns.var()).item()
+        scalars = {"losses/explained_variance": explained}
+        scalars["distill/lambda"] = distill_lambda
+        run.log(metrics, scalars, episodes)
+        if run.due(args.eval_every, B):
+            run.log_evaluation(evaluate(agent, eval_envs, 10, args.seed))
+        run.save(args.save_every)
+
+    # The final score, by the paper's protocol.
+    score = score_games(args.env_id, evaluate(agent, eval_envs, args.episodes, args.seed))
+    teacher_score = score_games(args.env_id, evaluate(teacher, eval_envs, args.episodes, args.seed))
+    result = run.finish(score, teacher_score=teacher_score)
+    print(compare_games(score, teacher_score))
+    return result
 
 
-# ------------------------------------------------------------------------------- Networks
-
-
+# ------------------------------------------------------------------------------- Convolutions
 def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
     """Orthogonal weights, zero biases (SB3's initialisation)."""
     nn.init.orthogonal_(layer.weight, gain)
@@ -437,656 +395,466 @@ def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         return NatureCNN(obs_shape, (32, 64, 64), 64), 64
     if size == "smaller-text":  # as the paper's Appendix A.3 describes it
         return NatureCNN(obs_shape, (32, 32, 32), 128), 128
+    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
+        return NatureCNN(obs_shape, (32, 64, 64), 512), 512
     channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
     return ImpalaCNN(obs_shape, channels, features), features
 
 
-class PixelAgent(nn.Module):
-    """Policy and critic, two networks; takes raw frames, uint8."""
+# ------------------------------------------------------------------------------- Scoring
+def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
+    """Play whole episodes: mean raw return, its standard error, every return and length.
 
-    def __init__(self, obs_shape: tuple[int, ...], num_actions: int, size: str):
-        super().__init__()
-        actor, features = make_cnn(size, obs_shape)
-        self.actor = nn.Sequential(actor, init_layer(nn.Linear(features, num_actions), 0.01))
-        critic, features = make_cnn(size, obs_shape)
-        self.critic = nn.Sequential(critic, init_layer(nn.Linear(features, 1), 1.0))
-        self.bfloat16 = False  # a setting of a run, not of its checkpoint
-
-    def run(self, network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
-        """Frames (B, C, H, W) through the actor or the critic; float32 whatever is inside."""
-        # Convolutions are fastest where a pixel's channels are neighbours in memory.
-        frames = obs.to(torch.float32, memory_format=torch.channels_last) / 255
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outputs = network(frames)
-        return outputs.to(torch.float32, copy=True)  # a CUDA graph overwrites its own outputs
-
-    def policy_outputs(self, obs: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to the logits (B, A) of the action distribution."""
-        return self.run(self.actor, obs)
-
-    def distribution(self, outputs: torch.Tensor) -> Distribution:
-        """(B, A) logits to a categorical distribution whose log_prob, entropy and KL are (B,)."""
-        return Categorical(logits=outputs, validate_args=False)
-
-    def sample(self, outputs: torch.Tensor) -> torch.Tensor:
-        """(B, A) logits to actions (B,): `distribution(outputs).sample()` with less overhead."""
-        return torch.multinomial(outputs.softmax(-1), 1).squeeze(-1)
-
-    def value(self, obs: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to (B,)."""
-        return self.run(self.critic, obs).squeeze(-1)
-
-    @torch.no_grad()
-    def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw frames (B, C, H, W) to actions (B,)."""
-        device = next(self.parameters()).device
-        outputs = self.policy_outputs(torch.as_tensor(obs, device=device))
-        actions = outputs.argmax(-1) if deterministic else self.sample(outputs)
-        return self.env_actions(actions)
-
-    def env_actions(self, actions: torch.Tensor) -> np.ndarray:
-        """Sampled actions (B,), as the environment takes them."""
-        return actions.cpu().numpy()
-
-
-# ------------------------------------------------------------------------------- Advantages, losses
-
-
-def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
-    """Generalised advantage estimation (Schulman et al., 2016); tensors and result (T, N).
-
-    `next_values` are V of the state each step really led to: where a time limit ended an episode,
-    of its final observation. `terminations` are true ends; `ended` counts time limits as well.
+    Each environment plays a fixed quota: the first so many to end would favour short episodes.
     """
-    advantages = torch.zeros_like(rewards)
-    running = torch.zeros_like(rewards[0])
-    # δ_t = r_t + γ·V(s_t+1)·[not terminal] − V(s_t);  Â_t = δ_t + γ·λ·Â_t+1·[same episode]
-    deltas = rewards + gamma * next_values * ~terminations - values
-    discounts = gamma * gae_lambda * ~ended
-    for t in reversed(range(len(rewards))):
-        running = deltas[t] + discounts[t] * running
-        advantages[t] = running
-    return advantages
-
-
-def normalize_advantages(advantages: torch.Tensor) -> torch.Tensor:
-    """(M,) to mean 0 and deviation 1, per minibatch as in SB3; a single sample is left as it is."""
-    if len(advantages) == 1:
-        return advantages
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-
-
-def clipped_surrogate_loss(ratio, advantages, clip_coef):
-    """PPO-clip, negated (L_PPO of Equation 2): ratio r and advantages (M,) to a scalar."""
-    # −mean[ min(r·Â, clip(r, 1−ε, 1+ε)·Â) ]
-    clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
-    return -torch.min(ratio * advantages, clipped_ratio * advantages).mean()
-
-
-def value_loss(values, returns):
-    """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
-    # mean[ (V(s) − R̂)² ]
-    return (values - returns).square().mean()
-
-
-def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
-    """PPO's objective, negated (Equation 2 with λ = 0); scalars."""
-    # −L_PPO − α·mean[H] + c_v·mean[(V − R̂)²]
-    return pg_loss - ent_coef * entropy_loss + vf_coef * v_loss
-
-
-def kl_divergence(p, q):
-    """KL(p ‖ q) per state; torch's own is infinite where a categorical's probability underflows."""
-    if isinstance(p, Categorical):
-        return (p.probs * (p.logits - q.logits)).sum(-1)
-    return torch.distributions.kl_divergence(p, q)
-
-
-def policy_kl(teacher_dist, student_dist, direction):
-    """KL divergence per state, summed over action dimensions: distributions over (M,) to (M,)."""
-    if direction == "forward":
-        return kl_divergence(teacher_dist, student_dist)  # KL(π_T ‖ π_θ)
-    return kl_divergence(student_dist, teacher_dist)  # KL(π_θ ‖ π_T)
-
-
-def distillation_loss(kl, ratio, clip_coef, distill_lambda):
-    """The proximal distillation term of Equation 2: KL and ratio r (M,) to a scalar."""
-    assert kl.shape == ratio.shape, (kl.shape, ratio.shape)
-    # λ·mean[ KL·max(r, 1−ε) ]; the gradient flows through both factors
-    return distill_lambda * (kl * ratio.clamp(min=1 - clip_coef)).mean()
-
-
-# ------------------------------------------------------------------------------- Checkpoints
-
-
-def write_whole(path: Path, write) -> None:
-    """Have `write(path)` write a file that appears at `path` complete or not at all.
-
-    Raises UserError where it cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        advice = "mend that, then go on with --resume from the last checkpoint"
-        raise UserError(f"{path} cannot be written: {reason}; {advice}") from error
-
-
-def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
-    """Write an agent's tensors, and `header` as JSON strings in the file's metadata."""
-    metadata = {key: json.dumps(value) for key, value in header.items()}
-    # not save_file, whose files only their owner may read
-    write_whole(path, lambda partial: partial.write_bytes(to_bytes(agent.state_dict(), metadata)))
-
-
-def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and header of an agent.safetensors, which is data and runs nothing.
-
-    Raises UserError for a file that is missing, damaged, a pickle, foreign, or has NaN weights.
-    """
-    refused = f"checkpoint {path}: "
-    try:
-        with open(path, "rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        advice = "give an agent.safetensors, or train a teacher with a ppo_teacher script"
-        raise UserError(f"{refused}{error.strerror}; {advice}") from error
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            ours = metadata.get("format") == json.dumps("ppd-agent-1")
-            header = {key: json.loads(value) for key, value in metadata.items()} if ours else {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        # Only now: a sound file starts with its header's length, which may be these bytes too.
-        if start == b"PK" or start[:1] == b"\x80":
-            reason = "a pickle, which could run code, so it was not opened"
-            advice = "give an agent.safetensors of this project"
-            raise UserError(f"{refused}{reason}; {advice}") from error
-        reason = f"cut off, damaged or not safetensors ({error})"
-        raise UserError(f"{refused}{reason}; copy it again or train anew") from error
-    if not ours:
-        reason = "safetensors, but not an agent of this project"
-        raise UserError(f"{refused}{reason}; train one with a script of this project")
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all() and not name.startswith("action_"):  # a Box may be unbounded
-            raise UserError(f"{refused}{name} holds NaN or infinite numbers; train it anew")
-    return tensors, header
-
-
-def load_atari_agent(path: str | Path, device: str = "cpu") -> tuple[PixelAgent, dict]:
-    """A frozen agent and its header. Raises UserError for anything else than an Atari agent."""
-    tensors, header = read_checkpoint(path)
-    if header.get("suite") != "atari":
-        suite = header.get("suite")
-        raise UserError(f"checkpoint {path}: an agent for {suite}; give one trained on Atari")
-    try:
-        agent = PixelAgent((4, 84, 84), len(tensors["actor.1.bias"]), header["size"])
-        agent.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = "its weights do not have the sizes that its header names"
-        raise UserError(f"checkpoint {path}: {reason}; copy it again or train anew") from error
-    return agent.to(device).eval().requires_grad_(False), header
-
-
-def load_atari_teacher(args, num_actions: int) -> tuple[PixelAgent, dict, str | None]:
-    """The teacher, its header, and a warning if it was trained on another game or frame skip.
-
-    Raises UserError for a file that is no Atari agent, or one of another number of actions.
-    """
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
-    if not Path(path).exists():
-        advice = f"train one with `python ppo_teacher_atari.py --env-id {args.env_id}`"
-        raise UserError(f"teacher {path}: no such file; put it there, give --teacher, or {advice}")
-    teacher, header = load_atari_agent(path, choose_device(args.device))
-    found = len(teacher.actor[1].bias)
-    if found != num_actions:
-        reason = f"made for {found} actions, {args.env_id} has {num_actions}"
-        raise UserError(f"teacher {path}: {reason}; give a teacher for {args.env_id}")
-    theirs = [header.get(key) for key in ("env_id", "frame_skip")]
-    if theirs == [args.env_id, args.frame_skip]:
-        return teacher, header, None
-    trained = "the teacher was trained on {} with frame skip {}".format(*theirs)
-    return teacher, header, f"{trained}, not {args.env_id} with {args.frame_skip}"
-
-
-def compare_with_header(score: dict, header: dict) -> str | None:
-    """A warning if a teacher's score just measured is far below the one in its header."""
-    known = header.get("score")
-    if not known:
-        return None
-    errors = [s["standard_error"] or 0 for s in (score, known)]
-    slack = 0.2 * abs(known["mean"]) + 3 * float(np.hypot(*errors))
-    if score["mean"] >= known["mean"] - slack:
-        return None
-    found = f"the teacher scores {score['mean']:.1f} here but {known['mean']:.1f} in its header"
-    return f"{found}: a damaged file, or another simulator version?"
-
-
-def create_run_dir(args, script: str) -> Path:
-    """Make the folder of a new run. Raises UserError where that cannot be done."""
-    started = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{args.env_id.replace('/', '-')}__{script}__{args.seed}__{started}"
-    run_dir = Path(args.run_dir or Path("runs") / name)
-    try:
-        run_dir.mkdir(parents=True)
-    except OSError as error:
-        advice = "name another with --run-dir, or go on with --resume"
-        raise UserError(f"run folder {run_dir}: {error.strerror}; {advice}") from error
-    return run_dir
-
-
-def save_training_state(run_dir: Path, parts: dict, facts: dict) -> None:
-    """Write all that the rest of a run depends on: `parts` have a state_dict, `facts` are data."""
-    state = {name: part.state_dict() for name, part in parts.items()} | facts
-    state["torch_rng"] = torch.get_rng_state()
-    state["cuda_rng"] = torch.cuda.get_rng_state_all()
-    write_whole(run_dir / "training_state.pt", lambda path: torch.save(state, path))
-
-
-def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
-    """What `save_training_state` wrote last. Raises UserError for a run that cannot go on."""
-    path = Path(run_dir) / "training_state.pt"
-    if (Path(run_dir) / "result.json").exists():
-        raise UserError(f"--resume {run_dir}: this run is finished; score it with evaluate.py")
-    if not path.is_file():
-        raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["script"]
-        if found == script:
-            state["args"] = args_class(**state["args"])
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
-    if found != script:
-        raise UserError(f"--resume {run_dir}: a run of {found}; resume it with that script")
-    return state
-
-
-def restore_random_numbers(state: dict) -> None:
-    """Set torch's random number generators to where `save_training_state` found them."""
-    torch.set_rng_state(state["torch_rng"])
-    if len(state["cuda_rng"]) == torch.cuda.device_count():  # else on other GPUs than before
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-
-def describe_software() -> dict:
-    """Versions and git commit, for result.json."""
-    packages = ["torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen", "procgen-mirror"]
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = None
-    with suppress(OSError):
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    return {"versions": versions, "git_commit": commit}
-
-
-# ------------------------------------------------------------------------------- Evaluation
-
-
-def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool) -> tuple[list, list]:
-    """Raw returns and lengths of whole episodes, a fixed quota from each slot of `envs`.
-
-    The first so many to end, from whatever slot, would favour short episodes.
-    """
-    quota = [len(slot) for slot in np.array_split(np.arange(episodes), envs.num_envs)]
+    quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
-    track_episodes = EpisodeStatistics(envs.num_envs)
-    with torch.random.fork_rng():  # sampling here leaves the random numbers of training alone
-        torch.manual_seed(seed)
-        obs, _ = envs.reset(seed=seed)
-        while any(len(slot) < wanted for slot, wanted in zip(played, quota, strict=True)):
-            obs, rewards, terminations, truncations, _ = envs.step(agent.act(obs, deterministic))
-            ended = terminations | truncations
-            finished = track_episodes(rewards, ended)
-            for slot, episode in zip(np.flatnonzero(ended), finished, strict=True):
-                played[slot].append(episode)
-    episodes = [e for slot, wanted in zip(played, quota, strict=True) for e in slot[:wanted]]
-    return [episode[0] for episode in episodes], [episode[1] for episode in episodes]
-
-
-def summarize(returns: list[float]) -> dict:
-    """Mean, standard error (None for one episode) and number of episode returns."""
-    error = statistics.stdev(returns) / len(returns) ** 0.5 if len(returns) > 1 else None
-    return {"mean": statistics.fmean(returns), "standard_error": error, "episodes": len(returns)}
-
-
-def base_scores(env_id: str) -> tuple[float, float] | None:
-    """Scores of random play and of a human (Badia et al., 2020) in the paper's games, else None."""
-    return {
-        "AtlantisNoFrameskip-v4": (12850.0, 29028.1),
-        "BeamRiderNoFrameskip-v4": (363.9, 16926.5),
-        "CrazyClimberNoFrameskip-v4": (10780.5, 35829.4),
-        "DemonAttackNoFrameskip-v4": (152.1, 1971.0),
-        "EnduroNoFrameskip-v4": (0.0, 860.5),
-        "FreewayNoFrameskip-v4": (0.0, 29.6),
-        "MsPacmanNoFrameskip-v4": (307.3, 6951.6),
-        "PongNoFrameskip-v4": (-20.7, 14.6),
-        "QbertNoFrameskip-v4": (163.9, 13455.0),
-        "SeaquestNoFrameskip-v4": (68.4, 42054.7),
-        "ZaxxonNoFrameskip-v4": (32.5, 9173.3),
-    }.get(env_id)
-
-
-def score_games(env_id: str, returns: list[float], lengths: list[int]) -> dict:
-    """`summarize`, and the human-normalised mean: 0 is random play, 1 a human.
-
-    A deterministic policy plays the same game after the same no-ops: `distinct` tells how many of
-    the games differ in return or length; there may be more.
-    """
-    score = summarize(returns) | {"distinct": len(set(zip(returns, lengths, strict=True)))}
-    bases = base_scores(env_id)
-    if bases:
-        random, human = bases
-        score["human_normalized"] = (score["mean"] - random) / (human - random)
-    return score
+    with torch.random.fork_rng(range(torch.cuda.is_initialized())):  # training's stay as they are
+        torch.manual_seed(10_000 + seed)
+        obs, _ = envs.reset(seed=10_000 + seed)
+        while any(len(done) < wanted for done, wanted in zip(played, quota, strict=True)):
+            obs, *_, infos = envs.step(agent.act(obs, deterministic))
+            for n, episode_return, length in infos["episodes"]:
+                played[n].append((episode_return, length))
+    played = [e for done, wanted in zip(played, quota, strict=True) for e in done[:wanted]]
+    returns, lengths = map(list, zip(*played, strict=True))
+    error = statistics.stdev(returns) / episodes**0.5 if episodes > 1 else None
+    score = {"mean": statistics.fmean(returns), "standard_error": error, "episodes": episodes}
+    return score | {"returns": returns, "lengths": lengths}
 
 
 def score_text(score: dict) -> str:
-    """`summarize`'s answer as text: mean ± standard error."""
+    """Mean ± standard error."""
     error = score["standard_error"]
     return f"{score['mean']:.1f} " + ("(n=1)" if error is None else f"± {error:.1f}")
 
 
-def game_score_text(score: dict) -> str:
-    """`score_games`' answer as text: mean ± standard error, human-normalised, distinct games."""
-    text = f"{score_text(score)}, at least {score['distinct']} distinct"
-    if "human_normalized" in score:
-        text += f", human-normalised {score['human_normalized']:.2f}"
-    return text
+def score_games(env_id: str, score: dict) -> dict:
+    """`evaluate`'s answer, how many games were distinct, and the human-normalised mean.
 
-
-# ------------------------------------------------------------------------------- Training
-
-
-def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
-    """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
-
-    Where another process uses a core as well, threads wait for each other, and two can be slower
-    than one: so it is measured, not assumed.
+    A deterministic policy plays the same game after the same no-ops. Human-normalised, 0 is random
+    play and 1 a human (Badia et al., 2020); known for the paper's games.
     """
-    cores = torch.get_num_threads()
-    seconds = {1: [], cores: []}
-    for _ in range(20):
-        for threads in seconds:
-            torch.set_num_threads(threads)
-            start = time.perf_counter()
-            agent.value(obs).sum().backward()
-            seconds[threads].append(time.perf_counter() - start)
-    agent.zero_grad()
-    # means, for the few long waits are what counts, but for the first passes, which warm up
-    return min(seconds, key=lambda threads: statistics.fmean(seconds[threads][5:]))
+    bases = {
+        "Atlantis": (12850.0, 29028.1), "BeamRider": (363.9, 16926.5),
+        "CrazyClimber": (10780.5, 35829.4), "DemonAttack": (152.1, 1971.0),
+        "Enduro": (0.0, 860.5), "Freeway": (0.0, 29.6), "MsPacman": (307.3, 6951.6),
+        "Pong": (-20.7, 14.6), "Qbert": (163.9, 13455.0), "Seaquest": (68.4, 42054.7),
+        "Zaxxon": (32.5, 9173.3),
+    }  # fmt: skip
+    score = score | {"distinct": len(set(zip(score["returns"], score["lengths"], strict=True)))}
+    if env_id.removesuffix("NoFrameskip-v4") in bases:
+        random, human = bases[env_id.removesuffix("NoFrameskip-v4")]
+        score["human_normalized"] = (score["mean"] - random) / (human - random)
+    return score
 
 
-def catch_stop_signals() -> list[int]:
-    """From now on Ctrl-C and SIGTERM go into this list; a second Ctrl-C ends the process now."""
-    caught = []
-
-    def handle(number, frame):
-        if caught and number == signal.SIGINT:  # not SIGTERM, which Slurm may send twice
-            sys.exit(128 + number)
-        if not caught:
-            tqdm.write("saving after this update, then stopping; Ctrl-C stops at once, unsaved")
-        caught.append(number)
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    return caught
+def game_score_text(score: dict) -> str:
+    """Mean ± standard error, distinct games and, where known, the human-normalised mean."""
+    text = f"{score_text(score)}, {score['distinct']} distinct games"
+    known = "human_normalized" in score
+    return text + (f", human-normalised {score['human_normalized']:.2f}" if known else "")
 
 
-def restore_stop_signals() -> None:
-    """Undo `catch_stop_signals`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def compare_games(score: dict, teacher_score: dict) -> str:
+    """A student's score, its teacher's and, if that is above 0, the fraction, human-normalised."""
+    mine, theirs = (s.get("human_normalized", s["mean"]) for s in (score, teacher_score))
+    scores = f"student {game_score_text(score)} · teacher {game_score_text(teacher_score)}"
+    return f"{scores} · {mine / theirs if theirs > 0 else np.nan:.3f}"
 
 
-def start_logging(args, run_dir: Path, first_step: int) -> SummaryWriter:
-    """TensorBoard events in the run's folder and, with --track, Weights & Biases."""
-    if args.track:
-        import wandb
+class RewardNormalizer(nn.Module):
+    """Rewards over the running deviation of their discounted sum, as SB3's VecNormalize."""
 
-        names = {"name": run_dir.name, "id": run_dir.name, "entity": args.wandb_entity}
-        project, config = args.wandb_project_name, asdict(args)
-        wandb.init(project=project, config=config, resume="allow", sync_tensorboard=True, **names)
-    writer = SummaryWriter(str(run_dir), purge_step=first_step)
-    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
-    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
-    return writer
+    def __init__(self, num_envs: int):
+        super().__init__()
+        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
+        # mean, variance and count of the discounted returns so far
+        self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
+
+    def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
+        returns, moments, scaled = self.returns.numpy(), self.moments.tolist(), rewards.copy()
+        for t in range(len(rewards)):
+            returns[:] = 0.99 * returns + rewards[t]  # VecNormalize's own γ; written to the buffer
+            moments = merge_moments(*moments, returns.mean(), returns.var(), len(returns))
+            scaled[t] /= np.sqrt(moments[1] + 1e-8)
+            returns[ended[t]] = 0
+        self.moments.copy_(torch.tensor(moments))
+        return scaled.clip(-10, 10)
 
 
-def check_finite(agent: nn.Module, losses: dict, update: int, run_dir: Path) -> None:
-    """Raises UserError, before anything is saved, where a loss or weight is no number any more."""
-    finite = np.isfinite(list(losses.values())).all()
-    if not finite or not all(p.isfinite().all() for p in agent.parameters()):
-        advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
-        raise UserError(f"{run_dir}: NaN or infinite loss at update {update}; {advice}")
+def merge_moments(mean_a, var_a, count_a, mean_b, var_b, count_b):
+    """Mean, variance and count of two samples put together (Chan et al., 1979)."""
+    count, delta = count_a + count_b, mean_b - mean_a
+    spread = var_a * count_a + var_b * count_b + delta**2 * count_a * count_b / count
+    return mean_a + delta * count_b / count, spread / count, count
 
 
-def train(args: Args) -> dict:
-    """Distil a teacher by PPD and score both; returns what result.json holds. Raises UserError."""
-    script, state = Path(__file__).stem, None
-    if args.resume:
-        if args != Args(resume=args.resume):
-            raise UserError("--resume takes no other flag: a run goes on with its own arguments")
-        run_dir, state = Path(args.resume), load_training_state(args.resume, script, Args)
-        args = state["args"]
-    check_args(args)
-    torch.manual_seed(args.seed)
-    device, T, N = choose_device(args.device), args.num_steps, args.num_envs
-    env_threads, eval_seed = args.env_threads or torch.get_num_threads(), 10_000 + args.seed
-    envs = AtariGames(args.env_id, N, env_threads, args.frame_skip, life_loss=True)
-    eval_envs = AtariGames(args.env_id, 10, env_threads, args.frame_skip, life_loss=False)
-    obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
-    next_obs, _ = envs.reset(seed=args.seed)
+# ------------------------------------------------------------------------------- Runs, checkpoints
+class UserError(Exception):
+    """Something a user can cause and mend: one line on stderr, exit status 2."""
 
-    teacher, teacher_header, warning = load_atari_teacher(args, num_actions)
-    agent = PixelAgent(obs_shape, num_actions, args.network).to(device)
-    agent.bfloat16 = args.bfloat16
-    adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
-    optimizer = torch.optim.Adam(agent.parameters(), **adam)
-    normalize_reward, track_episodes = RewardNormalizer(N), EpisodeStatistics(N)
-    parts = {"agent": agent, "optimizer": optimizer, "envs": envs}
-    parts |= {"normalize_reward": normalize_reward, "track_episodes": track_episodes}
-    log = {"iteration": 0, "seconds": 0.0, "curve": [], "evaluations": []}
-    if args.torch_threads is None:
-        sample = torch.zeros((16, *obs_shape), device=device)
-        args.torch_threads = faster_thread_count(agent, sample)
-    torch.set_num_threads(args.torch_threads)
-    if args.compile:
-        for network in (agent.actor, agent.critic):
-            network.compile(mode="reduce-overhead", dynamic=False)
-    header = {"format": "ppd-agent-1", "suite": "atari", "script": script, "env_id": args.env_id}
-    header |= {"frame_skip": args.frame_skip, "size": args.network}
-    header |= {"seed": args.seed, "deterministic": True}
-    if state:
-        print(f"{args.env_id}: playing the running games again from their starts")
-        log = state["log"]
-        if log.get("teacher", teacher_header) != teacher_header:
-            raise UserError(f"--resume {run_dir}: its teacher has changed; put the first one back")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        restore_random_numbers(state)
-    else:
-        run_dir = create_run_dir(args, script)
 
-    def save() -> None:
-        log["seconds"] = seconds_before + time.perf_counter() - started
-        facts = {"script": script, "args": asdict(args), "log": log}
-        save_training_state(run_dir, parts, facts)
-        save_agent(agent, run_dir / "agent.safetensors", header | {"steps": global_step})
+class Run:
+    """A run's folder and all that is not the method: logs, checkpoints, resuming.
 
-    stop_signals = catch_stop_signals()
-    started, seconds_before = time.perf_counter(), log["seconds"]
-    global_step = log["iteration"] * args.batch_size
-    save()
-    if "teacher_score" not in log:
-        games = evaluate(teacher, eval_envs, args.teacher_episodes, eval_seed, True)
-        log["teacher_score"] = score_games(args.env_id, *games)
-        warnings_found = [warning, compare_with_header(log["teacher_score"], teacher_header)]
-        log |= {"teacher": teacher_header, "warnings": [text for text in warnings_found if text]}
-    for text in log["warnings"]:
-        print(f"WARNING: {text}")
-    print(f"teacher: {game_score_text(log['teacher_score'])} over {args.teacher_episodes} games")
-    taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
-    print(f"{args.env_id}: {env_threads} simulator threads, {args.torch_threads} torch threads")
-    if taken:
-        print(f"the paper's {taken}")
-    writer = start_logging(args, run_dir, global_step)
-    total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
-    bar = {"unit": " steps", "unit_scale": True, "dynamic_ncols": True, "mininterval": quiet}
-    progress = tqdm(total=total, initial=global_step, **bar)
+    agent.safetensors is a whole policy; training_state.pt, all that the rest of the run depends on,
+    so that it goes on bit for bit, given the same versions and threads. Neither holds code.
+    """
 
-    obs = torch.zeros((T, N, *obs_shape), dtype=torch.uint8, device=device)
-    actions = torch.zeros((T, N), dtype=torch.int64, device=device)
-    outputs = torch.zeros((T, N, num_actions), device=device)  # of the policy: the actions' logits
-    rewards = np.zeros((T, N))
-    terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
-    while global_step < total:
-        # Collect a rollout with the policy as it is.
-        finished, final_obs = [], []
-        with torch.no_grad():
-            for t in range(T):
-                obs[t] = torch.from_numpy(next_obs)
-                outputs[t] = agent.policy_outputs(obs[t])
-                actions[t] = agent.sample(outputs[t])
-                env_step = envs.step(agent.env_actions(actions[t]))
-                next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
-                finished += track_episodes(rewards[t], infos["game_over"])
-                if truncations[t].any():
-                    final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
+    def __init__(self, args, suite: str = ""):
+        """Take the arguments, or those of the run to resume. Raises UserError."""
+        self.script, self.args, self.state = Path(__file__).stem, args, None
+        self.command = f"python {self.script}.py {suite}".strip()
+        self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
+        name = f"{args.env_id}__{self.script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        self.folder = Path(args.resume or args.run_dir or f"runs/{name.replace('/', '-')}")
+        if args.resume is not None:
+            if args != type(args)(resume=args.resume):
+                raise UserError("--resume takes no other flag: a run keeps its own arguments")
+            self.state = read_training_state(self.folder, self.command)
+            self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
+        elif self.folder.exists() or not str(self.folder).isprintable():
+            reason = "exists or is no plain name; give another, or go on with --resume"
+            raise UserError(f"--run-dir {self.folder}: {reason}")
+        check_args(self.args)
+        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
+        self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
+        self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
 
-            # Advantages. A time limit is no terminal state: bootstrap from the final observation.
-            b_obs, b_actions = obs.flatten(0, 1), actions.flatten()  # (B, C, H, W), (B,)
-            b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
-            chunks = b_obs.split(args.minibatch_size)
-            values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
-            last_values = agent.value(torch.from_numpy(next_obs).to(device))
-            next_values = torch.cat([values[1:], last_values[None]])
-            if final_obs:
-                next_values[truncations] = agent.value(torch.cat(final_obs).to(device))
-            ended = terminations | truncations
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends, terminals = (torch.from_numpy(e).to(device) for e in (ended, terminations))
-            advantages = compute_gae(
-                scaled_rewards, values, next_values, terminals, ends, args.gamma, args.gae_lambda
-            )
-            # The teacher is asked once per rollout.
-            teacher_outputs = torch.cat([teacher.policy_outputs(chunk) for chunk in chunks])
-            b_returns = (advantages + values).flatten()  # (B,)
-            b_advantages = advantages.flatten()
+    def start(self, header: dict, parts: dict, teacher: dict | None = None) -> None:
+        """Put `parts`, which have a state_dict, where a stopped run left them; begin to log."""
+        self.header, self.parts, self.saved = header, parts, time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=self.state is not None)
+        self.lock = FileLock(self.folder / "lock")
+        try:
+            self.lock.acquire(timeout=1)
+        except Timeout as error:
+            raise UserError(f"{self.folder}: another process trains this run; let it") from error
+        if (self.folder / "result.json").exists():
+            raise UserError(f"{self.folder}: another process has just finished this run")
+        if self.history.setdefault("teacher", teacher) != teacher:
+            raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
+        if self.state:
+            for name, part in parts.items():
+                part.load_state_dict(self.state[name])
+            torch.set_rng_state(self.state["torch_rng"])
+            if self.state["cuda_rng"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self.state["cuda_rng"])
+        if teacher and teacher["env_id"] != self.env_id:
+            self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
+        self.save()
+        args = asdict(self.args)
+        if self.args.track:
+            import wandb
 
-        # Update the policy and the critic: several epochs over shuffled minibatches.
-        metrics = []
-        distill_lambda = args.distill_lambda
-        if args.distill_lambda_final is not None:
-            distill_lambda += (args.distill_lambda_final - distill_lambda) * global_step / total
-        for _ in range(args.update_epochs):
-            for mb in torch.randperm(args.batch_size, device=device).split(args.minibatch_size):
-                mb_obs = b_obs[mb]
-                student_dist = agent.distribution(agent.policy_outputs(mb_obs))
-                teacher_dist = teacher.distribution(teacher_outputs[mb])
-                logratio = student_dist.log_prob(b_actions[mb]) - b_logprobs[mb]
-                ratio = logratio.exp()
-                mb_advantages = normalize_advantages(b_advantages[mb])
-                pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.value(mb_obs), b_returns[mb])
-                entropy_loss = student_dist.entropy().mean()
-                kl = policy_kl(teacher_dist, student_dist, args.kl)
-                distill_loss = distillation_loss(kl, ratio, args.clip_coef, distill_lambda)
-                loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
-                loss = loss + distill_loss
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-                optimizer.step()
-                with torch.no_grad():
-                    approx_kl = (ratio - 1 - logratio).mean()
-                    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-                terms = {"losses/policy_loss": pg_loss, "losses/value_loss": v_loss}
-                terms |= {"losses/entropy": entropy_loss, "losses/approx_kl": approx_kl}
-                terms |= {"losses/clipfrac": clipfrac}
-                terms |= {"distill/kl": kl.mean(), "distill/loss": distill_loss}
-                metrics.append({name: term.detach() for name, term in terms.items()})
-        log["iteration"] += 1
-        previous_step, global_step = global_step, global_step + args.batch_size
+            wandb.init(id=self.folder.name, config=args, resume="allow", sync_tensorboard=True)
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step)
+        rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
+        self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
+        command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
+        print(*self.history.get("warnings", []), f"once stopped, go on with: {command}", sep="\n")
+        atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
+        bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
+        self.bar = tqdm(total=self.total, initial=self.step, **bar)
 
-        # Log, evaluate, save.
-        scalars = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in terms}
-        check_finite(agent, scalars, log["iteration"], run_dir)
-        unexplained = (b_returns - values.flatten()).var() / b_returns.var()
-        scalars["losses/explained_variance"] = 1 - unexplained.item()
-        scalars["distill/lambda"] = distill_lambda
-        scalars["charts/learning_rate"] = args.learning_rate
-        scalars["charts/SPS"] = progress.format_dict["rate"] or 0
-        if finished:
-            scalars["charts/episodic_return"] = statistics.fmean(r for r, _ in finished)
-            scalars["charts/episodic_length"] = statistics.fmean(length for _, length in finished)
-            point = [global_step, scalars["charts/episodic_return"], len(finished)]
-            log["curve"].append(point)
-        if args.eval_every and global_step // args.eval_every > previous_step // args.eval_every:
-            games = evaluate(agent, eval_envs, args.eval_episodes, eval_seed, True)
-            score = score_games(args.env_id, *games)
-            scalars["eval/return"] = score["mean"]
-            log["evaluations"].append([global_step, score["mean"], score["standard_error"]])
+    def due(self, every: int, steps: int) -> bool:
+        """Whether the last `steps` led to a multiple of `every`, or past one; never for 0."""
+        return every > 0 and self.step // every > (self.step - steps) // every
+
+    def log(self, metrics: list[dict], scalars: dict, episodes: list) -> None:
+        """Log means of the minibatches' metrics, scalars, and the episodes that ended.
+
+        Raises UserError, before anything is saved, where a loss or weight is no number any more.
+        """
+        means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
+        if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
+            advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
+            raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
+        scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
+        if episodes:
+            _, returns, lengths = map(statistics.fmean, zip(*episodes, strict=True))
+            scalars |= {"charts/episodic_return": returns, "charts/episodic_length": lengths}
+            self.history["curve"].append([self.step, returns, len(episodes)])
+            self.bar.set_postfix_str(f"return {returns:.1f}", refresh=False)
+        self.bar.update(self.step - self.bar.n)
         for name, value in scalars.items():
-            writer.add_scalar(name, value, global_step)
-        recent = [mean for _, mean, _ in log["curve"][-10:]]
-        shown = {"return": f"{statistics.fmean(recent):.1f}"} if recent else {}
-        shown["KL"] = f"{scalars['distill/kl']:.3f}"
-        progress.set_postfix(shown, refresh=False)
-        progress.update(args.batch_size)
-        if global_step // args.save_every > previous_step // args.save_every or stop_signals:
-            save()
-        if stop_signals:
-            progress.close()
-            tqdm.write(f"stopped at step {global_step:,}; python {script}.py --resume {run_dir}")
-            sys.exit(128 + stop_signals[0])
+            self.writer.add_scalar(name, value, self.step)
 
-    save()
-    progress.close()
-    restore_stop_signals()  # all is saved: from here on Ctrl-C may end the process at once
+    def log_evaluation(self, score: dict, kind: str = "") -> None:
+        """A point of a curve of evaluations."""
+        point = [self.step, score["mean"], score["standard_error"]]
+        self.history.setdefault(f"evaluations{kind}", []).append(point)
+        self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
 
-    # The final score, by the paper's protocol, of the student and of its teacher.
-    returns, lengths = evaluate(agent, eval_envs, args.episodes, eval_seed, True)
-    teacher_games = evaluate(teacher, eval_envs, args.episodes, eval_seed, True)
-    score = score_games(args.env_id, returns, lengths)
-    teacher_score = score_games(args.env_id, *teacher_games)
-    reference = teacher_header.get("original_score", teacher_score)["mean"]
-    random, _ = base_scores(args.env_id) or (0.0, 1.0)  # zero of the human-normalised score
-    gain = reference - random
-    fraction = (score["mean"] - random) / gain if gain > 0 else None  # None: a random teacher
-    reached = [step for step, mean, _ in log["evaluations"] if mean - random >= 0.9 * gain > 0]
-    save_agent(agent, run_dir / "agent.safetensors", header | {"steps": total, "score": score})
-    result = {"script": script, "args": asdict(args), "score": score, "steps": total}
-    result |= {"episode_returns": returns, "episode_lengths": lengths, **log}
-    result |= {"teacher_score": teacher_score, "fraction_of_teacher": fraction}
-    result |= {"steps_to_90_percent": reached[0] if reached else None}
-    result |= {"steps_per_second": total / log["seconds"], **describe_software()}
-    write_whole(run_dir / "result.json", lambda path: path.write_text(json.dumps(result)))
-    for closable in (envs, eval_envs, writer):
-        closable.close()
-    print(f"{run_dir}: {total:,} steps, {args.episodes} games each")
-    print(f"student {game_score_text(score)}\nteacher {game_score_text(teacher_score)}")
-    print(f"fraction of teacher {fraction and round(fraction, 3)}")
-    return result
+    def save(self, every: float = 0.0) -> None:
+        """Write policy and training state if that was so many seconds ago, and at the end."""
+        seconds = time.monotonic() - self.saved
+        if seconds < every and self.step < self.total:
+            return
+        self.saved += seconds
+        self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
+        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
+        header |= {"seed": self.args.seed, "steps": self.step, **self.header}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
+        state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
+        state["torch_rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        torch.save(state, buffer := io.BytesIO())
+        digest = hashlib.sha256(buffer.getbuffer()).digest()
+        write_file(self.folder / "training_state.pt", buffer.getvalue() + digest)
+
+    def finish(self, score: dict, **facts) -> dict:
+        """Write the policy with its score, and result.json, which is returned."""
+        short = {name: score[name] for name in score if name not in ("returns", "lengths")}
+        self.header, self.saved = self.header | {"score": short}, time.monotonic()
+        self.save()
+        facts |= {"script": self.script, "args": asdict(self.args), "score": score, **self.history}
+        facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
+        for package in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen-mirror"):
+            with suppress(importlib.metadata.PackageNotFoundError):
+                facts["versions"][package] = importlib.metadata.version(package)
+        git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
+        with suppress(OSError):
+            facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        write_file(self.folder / "result.json", json.dumps(facts).encode())
+        atexit.unregister(print)
+        self.bar.close()
+        self.writer.close()
+        self.lock.release()
+        return facts
+
+
+def check_args(args) -> None:
+    """Raises UserError for a number out of its range, or a GPU that is not there."""
+    may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
+    may_be_0 += "eval_every save_every start_level"
+    highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_workers": 2**8}
+    highest |= {"env_threads": 2**8, "torch_threads": 2**8, "hidden_sizes": 2**14}
+    for name, value in vars(args).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            low = 0 if name in may_be_0.split() else 1 if type(number) is int else 1e-12
+            high = highest.get(name, 2**40)
+            if type(number) in (int, float) and not low <= number <= high:
+                raise UserError(f"--{name.replace('_', '-')} {number}: give {low} to {high}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+
+
+def pack_agent(tensors: dict, header: dict) -> bytes:
+    """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
+    size = int.from_bytes(file[:8], "little")
+    text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def read_training_state(folder: Path, command: str) -> dict:
+    """What `Run.save` wrote. Raises UserError for a run that cannot go on."""
+    if (folder / "result.json").exists():
+        raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
+    try:
+        content = (folder / "training_state.pt").read_bytes()
+        assert hashlib.sha256(content[:-32]).digest() == content[-32:]
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        found = state["command"]
+    except Exception as error:  # torch raises many kinds
+        raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
+    if found != command:
+        raise UserError(f"--resume {folder}: a run of `{found}`; resume it with that")
+    return state
+
+
+def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
+    """A frozen agent and its header, from a stranger's file, which can run nothing.
+
+    `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
+    """
+    try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
+        with safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+            header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
+        kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
+        wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
+        if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
+            raise ValueError(f"its header has an odd {', '.join(wrong) or 'env_id'}")
+        for name, tensor in tensors.items():
+            bad = tensor.isnan() if name.startswith("action_") else ~tensor.isfinite()
+            if bad.any() or name == "obs_var" and (tensor < 0).any():
+                raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
+        agent = make(tensors, header)
+        agent.load_state_dict(tensors)
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        damaged = isinstance(error, SafetensorError) and Path(path).is_file()
+        pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
+        reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
+        remedy = f"train one with ppo_teacher_{suite}.py"
+        raise UserError(f"{path}: no sound {suite} agent ({reason}); {remedy}") from error
+    return agent.eval().requires_grad_(False), header
+
+
+def load_atari_agent(path, num_actions: int | None = None) -> tuple[PixelAgent, dict]:
+    """A frozen agent, if it has so many actions, and its header. Raises UserError."""
+
+    def make(tensors, header):
+        found = len(tensors["actor.1.bias"])
+        if num_actions not in (None, found):
+            raise ValueError(f"it has {found} actions, not {num_actions}")
+        return PixelAgent((4, 84, 84), found, header["size"])
+
+    return load_agent(path, "atari", make)
+
+
+# ------------------------------------------------------------------------------- Environments
+def find_rom(env_id: str) -> str:
+    """MsPacmanNoFrameskip-v4 to ale-py's ms_pacman. Raises UserError for what is no Atari game."""
+    from ale_py import roms
+
+    game = env_id.removesuffix("NoFrameskip-v4")
+    rom = re.sub(r"(?<!^)(?=[A-Z])", "_", game).lower()
+    if game == env_id or rom not in roms.get_all_rom_ids():
+        raise UserError(f"--env-id {env_id}: no Atari game of ale-py's; try PongNoFrameskip-v4")
+    return rom
+
+
+class AtariGames(gym.vector.VectorEnv):
+    """N games on ale-py's own threads, with same-step autoreset.
+
+    Frames and games as in Gymnasium's NoFrameskip-v4 ids with AtariPreprocessing and
+    FrameStackObservation: 84×84, grey, the last four, oldest first; at a game's start FIRE, where
+    it has that button, and up to 29 no-ops. With `life_loss` a lost life is a termination as well,
+    and the game goes on; infos["episodes"] are whole games.
+    """
+
+    metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+
+    def __init__(self, env_id, num_envs: int, num_threads: int, frame_skip: int, life_loss: bool):
+        """Raises UserError for an id that `find_rom` refuses."""
+        from ale_py.vector_env import AtariVectorEnv
+
+        max_frames = 108_000  # half an hour of play, then a truncation
+        self.simulator = AtariVectorEnv(
+            find_rom(env_id), num_envs, num_threads=num_threads, frameskip=frame_skip,
+            max_num_frames_per_episode=max_frames, repeat_action_probability=0.0,
+            full_action_space=False, reward_clipping=False, noop_max=30, use_fire_reset=True,
+            life_loss_info=life_loss, episodic_life=False,
+        )  # fmt: skip
+        self.num_envs, self.life_loss = num_envs, life_loss
+        self.single_observation_space = self.simulator.single_observation_space
+        self.single_action_space = self.simulator.single_action_space
+        # The simulator cannot be saved. A game is its slot's seed, the number of games that were
+        # played there since it was seeded, and the actions since the game's start.
+        self.seeds, self.games, self.lengths = np.zeros((3, num_envs), np.int64)
+        self.actions = np.zeros((num_envs, max_frames // frame_skip + 2), np.uint8)
+        self.returns = np.zeros(num_envs)
+
+    def reset(self, *, seed: int = 0, options: dict | None = None):
+        """Start new games, slot n from seed + n. Returns obs (N, C, H, W) and no infos."""
+        self.seeds = seed + np.arange(self.num_envs)
+        self.games[:] = self.lengths[:] = self.returns[:] = 0
+        self.obs, _ = self.simulator.reset(seed=self.seeds)
+        return self.obs, {}
+
+    def start_games(self, slots: np.ndarray) -> None:
+        """Start the next game in each slot that the mask (N,) marks."""
+        # Without a seed: seeding loads the ROM again, which takes as long as 250 steps.
+        self.obs, _ = self.simulator.reset(options={"reset_mask": slots})
+        self.games[slots] += 1
+        self.lengths[slots] = self.returns[slots] = 0
+
+    def step(self, actions: np.ndarray):
+        """Actions (N,) to obs (N, C, H, W), rewards, terminations, truncations (N,) and infos.
+
+        infos["episodes"]: (n, return, length) of each game that is over; infos["final_obs"][n]:
+        its last observation. obs[n] is the first of the next one.
+        """
+        self.actions[np.arange(self.num_envs), self.lengths] = actions
+        self.obs, rewards, terminations, truncations, state = self.simulator.step(actions)
+        final_obs = self.obs
+        self.returns += rewards
+        self.lengths += 1
+        plays_on = self.life_loss & (state["lives"] > 0)  # games without lives report 0
+        over = terminations & ~plays_on | truncations
+        finished = zip(np.flatnonzero(over), self.returns[over], self.lengths[over], strict=True)
+        infos = {"episodes": [(n, float(r), int(k)) for n, r, k in finished]}
+        if over.any():  # at once, or the next step would be lost to the simulator's own reset
+            self.start_games(over)
+        return self.obs, rewards, terminations, truncations, infos | {"final_obs": final_obs}
+
+    def state_dict(self) -> dict:
+        """What it takes to play the running games again, and what they show."""
+        names = ("seeds", "games", "lengths", "returns", "obs")
+        state = {name: torch.tensor(getattr(self, name)) for name in names}
+        return state | {"actions": torch.tensor(self.actions[:, : self.lengths.max()])}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Play the running games again from their starts, up to where they were."""
+        names = ("seeds", "games", "lengths", "returns", "actions")
+        seeds, games, lengths, returns, actions = (state[name].numpy() for name in names)
+        longest, rows = lengths.max(), np.arange(self.num_envs)
+        # All end together: a shorter game starts later, and its slot plays anything until then.
+        for step in range(longest + 1):
+            for slot in np.flatnonzero(lengths == longest - step):
+                mask = rows == slot
+                self.obs, _ = self.simulator.reset(seed=seeds[mask], options={"reset_mask": mask})
+                for _ in range(games[slot]):
+                    self.start_games(mask)
+            if step < longest:
+                played = np.maximum(step - (longest - lengths), 0)
+                self.obs = self.simulator.step(actions[rows, played].astype(np.int64))[0]
+        self.seeds, self.games, self.lengths, self.returns = seeds, games, lengths, returns
+        self.actions[:, :longest] = actions
+        if not np.array_equal(self.obs, state["obs"].numpy()):
+            print("WARNING: the running episodes do not replay to where they stopped")
+
+
+class PatientFile(io.FileIO):
+    """A standard stream whose reader may go away: what it cannot take is dropped."""
+
+    def write(self, data) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def guard_process() -> None:
+    """Have a run not depend on who reads its output, or whether anything does."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
+    for name, number in [("stdout", 1), ("stderr", 2)]:
+        file = PatientFile(number, "w", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main() -> None:
     try:
         train(tyro.cli(Args, description=__doc__))
-    except UserError as error:
+    except (UserError, OSError, ImportError) as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:  # before there was anything to save
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":
+    guard_process()
     main()

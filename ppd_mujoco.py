@@ -1,571 +1,112 @@
 """Proximal Policy Distillation (PPD) on MuJoCo: a student learns from a teacher and from reward.
 
-    python ppd_mujoco.py --env-id Hopper-v4                            # 2 M steps, larger student
-    python ppd_mujoco.py --env-id Hopper-v4 --student-size smaller --teacher PATH.safetensors
-    python ppd_mujoco.py --resume runs/<run>                           # go on where a run stopped
+    python ppd_mujoco.py --env-id Hopper-v4            # 2 M steps, larger student, shipped teacher
+    python ppd_mujoco.py --student-size smaller --teacher runs/<run>/agent.safetensors
+    python ppd_mujoco.py --resume runs/<run>           # go on where a run stopped
 
-"Proximal Policy Distillation" (Spigler, TMLR 2025), Algorithm 1: PPO on the student's own rollouts,
-whose objective also keeps the student near the teacher, by a KL term weighted with the clipped
-importance ratio:
+Algorithm 1 of "Proximal Policy Distillation" (Spigler, TMLR 2025): PPO on the student's own
+rollouts, and a KL term, weighted with the clipped importance ratio, that keeps it near the teacher:
 
     max  mean[ min(r·Â, clip(r, 1−ε, 1+ε)·Â) + α·H(π_θ) − λ·KL(π_T ‖ π_θ)·max(r, 1−ε) ]
 
-Differs from `ppo_teacher_mujoco.py` only in the teacher. The critic is trained from scratch.
-
-The paper's environments: Ant, HalfCheetah, Hopper, Humanoid and Swimmer, each -v4.
-Symbols: T steps per rollout, N environments, B = T·N samples, M minibatch, D observation, A action.
+The method comes first: Args, losses, networks, `train`; then what it stands on: scoring, runs and
+checkpoints, environments. `diff ppo_teacher_mujoco.py ppd_mujoco.py` shows what PPD adds to PPO.
+T steps in N environments are B samples, M of them a minibatch; D numbers observed, A acted.
 """
 
 import atexit
+import hashlib
 import importlib.metadata
+import io
 import json
 import multiprocessing
 import os
-import platform
+import re
+import shlex
 import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
-import traceback
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-# Read when torch loads OpenMP: how long idle threads spin before they sleep. By default it is long,
-# which next to another busy process makes two threads up to 10× slower than one.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
 import tyro
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from safetensors.torch import save as to_safetensors
+from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-
-
-class UserError(Exception):
-    """Something a user can cause and mend: one line, the cause and the remedy; exit status 2."""
 
 
 @dataclass
 class Args:
     # Environment
-    env_id: str = "Hopper-v4"
-    """the environment; those of the paper stand at the top of the script"""
-    seed: int = 100
-    """seed of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500"""
-    num_envs: int = 18
-    """environments stepped side by side, N (Table 3)"""
-    num_workers: int | None = None
-    """processes that share the environments, this one included; unset: one, or one per core"""
-    device: str = "cpu"
-    """torch device of networks and rollout: cpu, cuda, cuda:1, …; auto: cuda if there is one"""
-    torch_threads: int | None = None
-    """CPU threads of torch; unset: one, or one per core where that is measured to be faster"""
-
-    # Optimisation
-    total_timesteps: int = 2_000_000
-    """environment steps, all environments together; whole rollouts, so the total rounds up"""
-    learning_rate: float = 3e-4
-    """Adam's learning rate, constant (Table 3)"""
-    adam_eps: float = 1e-5
-    """Adam's ε (the authors' released code)"""
-    max_grad_norm: float = 0.5
-    """largest gradient norm, policy and critic together (SB3's default)"""
-    student_size: Literal["smaller", "same", "larger"] = "larger"
-    """networks of policy and critic, smaller than, same as, larger than the teacher's (Table 4)"""
-    hidden_sizes: tuple[int, ...] | None = None
-    """hidden layers spelled out, for example 400 300; unset: those of the named size"""
+    env_id: str = "Hopper-v4"  # the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer, each -v4
+    seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
+    num_envs: int = 18  # environments stepped side by side, N (Table 3)
+    num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
+    device: Literal["cpu", "cuda"] = "cpu"  # of networks and rollout; a GPU gains nothing here
+    torch_threads: int = 1  # CPU threads of an update; more pay for large networks on idle cores
 
     # PPO
-    num_steps: int | None = None
-    """steps per environment and rollout, T; unset: the paper's for the environment (Table 3)"""
-    minibatch_size: int = 512
-    """samples per gradient step, M; the last minibatch of an epoch may be smaller (Table 3)"""
-    update_epochs: int = 4
-    """passes over each rollout (Table 3)"""
-    gamma: float | None = None
-    """discount γ; unset: the paper's for the environment (Table 3, Appendix A.3)"""
-    gae_lambda: float = 0.9
-    """λ of generalised advantage estimation (Table 3)"""
-    clip_coef: float = 0.2
-    """clip range ε of the importance ratio (SB3's default)"""
-    ent_coef: float | None = None
-    """entropy coefficient α; unset: the paper's for the environment (Table 3, Appendix A.3)"""
-    vf_coef: float = 0.5
-    """weight of the value loss (SB3's default)"""
+    total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up
+    num_steps: int = 64  # per environment and rollout, T (Appendix A.3)
+    learning_rate: float = 3e-4  # constant (Table 3)
+    adam_eps: float = 1e-5  # Adam's ε (the authors' released code)
+    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last is smaller (Table 3)
+    update_epochs: int = 4  # passes over each rollout (Table 3)
+    gamma: float | None = None  # γ; unset: 0.995 for Hopper and Swimmer, else 0.999 (Appendix A.3)
+    gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
+    clip_coef: float = 0.2  # clip range ε of the importance ratio (SB3's default)
+    ent_coef: float = 0.0  # entropy coefficient α (Appendix A.3)
+    vf_coef: float = 0.5  # weight of the value loss, c_v (SB3's default)
+    max_grad_norm: float = 0.5  # of policy and critic together (SB3's default)
+    hidden_sizes: tuple[int, ...] | None = None  # of policy and critic; unset: as their size says
 
     # Distillation
-    teacher: str | None = None
-    """the teacher's agent.safetensors; unset: teachers/<env-id>.safetensors beside this script"""
-    distill_lambda: float = 1.0
-    """weight λ of the distillation loss; 0 is exactly PPO (the paper's sweep: 0.5, 1, 2, 5)"""
-    distill_lambda_final: float | None = None
-    """λ at the end of training, reached linearly; unset: λ is constant"""
-    kl: Literal["forward", "reverse"] = "forward"
-    """forward KL(π_T ‖ π_θ), the paper's, or reverse KL(π_θ ‖ π_T)"""
-    teacher_episodes: int = 10
-    """episodes in which the teacher is scored before training"""
+    teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
+    student_size: Literal["smaller", "same", "larger"] = "larger"  # beside the teacher's (Table 4)
+    distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
+    distill_lambda_final: float | None = None  # λ at the end, reached linearly; unset: constant
+    ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)
+    kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), the paper's; or KL(π_θ ‖ π_T)
 
     # Logging and checkpoints
-    eval_every: int = 100_000
-    """environment steps between evaluations during training; 0: none"""
-    eval_episodes: int = 10
-    """episodes of each evaluation during training"""
-    episodes: int = 50
-    """episodes of the final score (Appendix A.3)"""
-    save_every: int = 100_000
-    """environment steps between checkpoints"""
-    run_dir: str | None = None
-    """folder of the run, which must not exist yet; unset: runs/<env>__<script>__<seed>__<time>"""
-    resume: str | None = None
-    """folder of a stopped run to go on with as if it had not stopped; takes no other flag"""
-    track: bool = False
-    """also log to Weights & Biases (pip install wandb)"""
-    wandb_project_name: str = "ppd"
-    """project on Weights & Biases"""
-    wandb_entity: str | None = None
-    """team on Weights & Biases"""
+    eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: none
+    episodes: int = 50  # of the final score (Appendix A.3)
+    save_every: float = 60.0  # seconds between checkpoints
+    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
+    resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
+    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
 
     def __post_init__(self):
-        """Fields left unset take the paper's value for the environment; `from_paper` lists them."""
-        short = self.env_id.startswith(("Hopper-", "Swimmer-"))
-        paper = {
-            "hidden_sizes": mlp_sizes(self.student_size),
-            "num_steps": 64,
-            "gamma": 0.995 if short else 0.999,
-            "ent_coef": 0.0,
-        }
-        self.from_paper = {name: paper[name] for name in paper if getattr(self, name) is None}
-        for name, value in self.from_paper.items():
-            setattr(self, name, value)
+        if self.gamma is None:
+            self.gamma = 0.995 if self.env_id.startswith(("Hopper-", "Swimmer-")) else 0.999
+        sizes = {"smaller": (128, 64), "same": (256, 256), "larger": (512, 512)}  # A.2, A.3
+        self.hidden_sizes = self.hidden_sizes or sizes[self.student_size]
 
-    @property
-    def batch_size(self) -> int:
-        return self.num_envs * self.num_steps
 
-    @property
-    def num_iterations(self) -> int:
-        return -(-self.total_timesteps // self.batch_size)
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of that name; auto is cuda where there is one. Raises UserError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: no such device here; use cpu or cuda") from error
-    found = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise UserError(f"--device {name}: torch finds {found} GPUs here; use --device cpu")
-    return device
-
-
-def check_args(args) -> None:
-    """Refuse values that cannot work, before anything is created. Raises UserError."""
-    counts = "frame_skip num_envs num_workers env_threads torch_threads total_timesteps num_levels "
-    counts += "num_steps minibatch_size update_epochs eval_episodes episodes save_every "
-    counts += "teacher_episodes log_every"
-    rules = [
-        (counts, "at least 1", lambda value: value >= 1),
-        ("learning_rate adam_eps max_grad_norm clip_coef", "above 0", lambda value: value > 0),
-        ("seed", "from 0 to 2**30", lambda value: 0 <= value <= 2**30),
-        ("start_level eval_every ent_coef vf_coef", "0 or more", lambda value: value >= 0),
-        ("distill_lambda distill_lambda_final", "0 or more", lambda value: value >= 0),
-        ("gamma gae_lambda", "between 0 and 1", lambda value: 0 <= value <= 1),
-        ("hidden_sizes", "one or more sizes, each at least 1", lambda v: v and min(v) >= 1),
-    ]
-    for names, rule, holds in rules:
-        for name in names.split():
-            value = getattr(args, name, None)
-            if value is not None and (not holds(value) or not np.all(np.isfinite(value))):
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be {rule}")
-    choose_device(args.device)
-    if args.track:
-        try:
-            import wandb  # noqa: F401
-        except ImportError as error:
-            raise UserError("--track: pip install wandb first, or leave it out") from error
-
-
-# ------------------------------------------------------------------------------- Environments
-
-
-def make_mujoco_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """One environment with observations (D,) and actions (A,). Raises UserError for other ids."""
-    if "NoFrameskip" in env_id or env_id.startswith("ALE/"):
-        raise UserError(f"--env-id {env_id}: an Atari game; use ppo_teacher_atari.py, ppd_atari.py")
-    with warnings.catch_warnings():
-        # The paper's environments are the v4 ones: the advice to take v5 would change its numbers.
-        warnings.filterwarnings("ignore", message=".*The environment .* is out of date.*")
-        warnings.filterwarnings("ignore", message=".*Using the latest versioned environment.*")
-        try:
-            options = {"render_mode": render_mode} if render_mode else {}  # not all take one
-            env = gym.make(env_id, disable_env_checker=True, **options)
-        except (gym.error.Error, ImportError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
-    if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
-        raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
-    for name, space in [("observations", env.observation_space), ("actions", env.action_space)]:
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise UserError(f"--env-id {env_id}: its {name} are {space}; use an id with flat Boxes")
-    return env
-
-
-def get_simulator_state(env: gym.Env) -> dict | None:
-    """All that the future of one of the paper's environments depends on; None for any other."""
-    import mujoco
-
-    if env.spec.id not in ("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Swimmer-v4", "Humanoid-v4"):
-        return None
-    base, kind = env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
-    physics = np.empty(mujoco.mj_stateSize(base.model, kind))
-    mujoco.mj_getState(base.model, base.data, physics, kind)
-    # xpos, xipos: Ant and Humanoid read body positions before the next step computes them anew.
-    return {
-        "physics": physics.tolist(),
-        "xpos": base.data.xpos.tolist(),
-        "xipos": base.data.xipos.tolist(),
-        "elapsed_steps": env.get_wrapper_attr("_elapsed_steps"),
-        "rng": base.np_random.bit_generator.state,
-    }
-
-
-def set_simulator_state(env: gym.Env, state: dict) -> None:
-    """Put an environment, reset before, where `get_simulator_state` found another."""
-    import mujoco
-
-    base, kind = env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
-    mujoco.mj_setState(base.model, base.data, np.array(state["physics"]), kind)
-    base.data.xpos[:], base.data.xipos[:] = state["xpos"], state["xipos"]
-    env.set_wrapper_attr("_elapsed_steps", state["elapsed_steps"])
-    base.np_random.bit_generator.state = state["rng"]
-
-
-def view_shared_memory(memory: dict) -> dict[str, np.ndarray]:
-    """NumPy arrays on the memory that the main process and its workers share."""
-    return {
-        name: np.frombuffer(raw, dtype).reshape(shape)
-        for name, (raw, dtype, shape) in memory.items()
-    }
-
-
-def obey(command: str, argument, envs: dict[int, gym.Env], shared: dict) -> list | None:
-    """Do to the environments of some rows what `command` says; answers get_state alone."""
-    if command == "step":
-        for row, env in envs.items():
-            obs, reward, terminated, truncated, _ = env.step(shared["actions"][row])
-            shared["rewards"][row] = reward
-            shared["terminations"][row] = terminated
-            shared["truncations"][row] = truncated
-            if terminated or truncated:
-                shared["final_obs"][row] = obs
-                obs, _ = env.reset()
-            shared["obs"][row] = obs
-    elif command == "reset":
-        for row, env in envs.items():
-            seed = None if argument is None else argument + row
-            shared["obs"][row], _ = env.reset(seed=seed)
-    elif command == "get_state":
-        return [get_simulator_state(env) for env in envs.values()]
-    elif command == "set_state":
-        for row, env in envs.items():
-            set_simulator_state(env, argument[row])
-    return None
-
-
-def run_mujoco_worker(pipe, env_id: str, rows: list[int], memory: dict) -> None:
-    """Obey, with the environments of `rows`, what comes through the pipe until it closes."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C in a terminal, and Slurm's SIGTERM,
-        signal.signal(number, signal.SIG_IGN)  # go to all processes: the main one handles them
-    try:
-        shared = view_shared_memory(memory)
-        envs = {row: make_mujoco_env(env_id) for row in rows}
-        while True:
-            pipe.send((obey(*pipe.recv(), envs, shared), None))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the main process is gone, or has closed the pool
-    except Exception:
-        pipe.send((None, traceback.format_exc()))
-
-
-class MujocoVectorEnv(gym.vector.VectorEnv):
-    """N environments, shared out between this process and its workers, with same-step autoreset.
-
-    Bitwise equal to `gymnasium.vector.SyncVectorEnv` with the same seeds and actions. (Gymnasium's
-    AsyncVectorEnv runs a process per environment, and waking 18 of them costs more than physics.)
-    The arrays that `reset` and `step` return are overwritten by the next step.
-    """
-
-    metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
-
-    def __init__(self, env_id: str, num_envs: int, num_workers: int):
-        """Raises UserError for an id that `make_mujoco_env` refuses."""
-        env = make_mujoco_env(env_id)
-        obs_space, action_space = env.observation_space, env.action_space
-        env.close()
-        self.num_envs = num_envs
-        self.single_observation_space, self.single_action_space = obs_space, action_space
-        self.observation_space = gym.vector.utils.batch_space(obs_space, num_envs)
-        self.action_space = gym.vector.utils.batch_space(action_space, num_envs)
-        # A fork server has no threads to fork in mid-work, and no worker inherits another's pipe:
-        # when the main process dies, however it dies, each worker sees its pipe close and ends.
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        # It imports this file once for all; asked for __main__, Python 3.11 imports nothing.
-        context.set_forkserver_preload([Path(__file__).stem])
-        memory = {}
-        for name, dtype, shape in [
-            ("obs", obs_space.dtype, (num_envs, *obs_space.shape)),
-            ("final_obs", obs_space.dtype, (num_envs, *obs_space.shape)),
-            ("actions", action_space.dtype, (num_envs, *action_space.shape)),
-            ("rewards", np.dtype(np.float64), (num_envs,)),
-            ("terminations", np.dtype(np.bool_), (num_envs,)),
-            ("truncations", np.dtype(np.bool_), (num_envs,)),
-        ]:
-            memory[name] = context.RawArray("b", dtype.itemsize * int(np.prod(shape))), dtype, shape
-        self.shared = view_shared_memory(memory)
-        shares = np.array_split(np.arange(num_envs), min(num_workers, num_envs))
-        own_rows, *workers_rows = [share.tolist() for share in shares]
-        self.pipes, self.workers = [], []
-        for rows in workers_rows:
-            pipe, worker_pipe = context.Pipe()
-            arguments = (worker_pipe, env_id, rows, memory)
-            worker = context.Process(target=run_mujoco_worker, args=arguments, daemon=True)
-            worker.start()
-            worker_pipe.close()
-            self.pipes.append(pipe)
-            self.workers.append(worker)
-        # Before multiprocessing waits, at the end, for workers that wait for their pipe to close.
-        atexit.register(self.close)
-        self.own_envs = {row: make_mujoco_env(env_id) for row in own_rows}
-
-    def ask(self, command: str, argument=None) -> list:
-        """Have this process and its workers do `command`; their answers. Raises UserError."""
-        try:
-            for pipe in self.pipes:
-                pipe.send((command, argument))
-            own_answer = obey(command, argument, self.own_envs, self.shared)
-            answers = [pipe.recv() for pipe in self.pipes]
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self.close()
-            reason = "an environment worker died (killed, or out of memory): free some memory"
-            raise UserError(f"{reason}, then go on with --resume") from error
-        for _, failure in answers:
-            if failure:
-                raise RuntimeError(f"an environment failed in its worker:\n{failure}")
-        return [own_answer, *(answer for answer, _ in answers)]
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start new episodes, environment i from seed + i. Returns obs (N, D) and no infos."""
-        self.ask("reset", seed)
-        return self.shared["obs"], {}
-
-    def step(self, actions: np.ndarray):
-        """Actions (N, A) to obs (N, D), rewards, terminations, truncations (N,) and infos.
-
-        Where an episode ended, obs is the first of the next one, and infos["final_obs"] (N, D) the
-        last of the old one in the rows that infos["_final_obs"] (N,) marks.
-        """
-        shared = self.shared
-        shared["actions"][:] = actions
-        self.ask("step")
-        ended = shared["terminations"] | shared["truncations"]
-        infos = {"final_obs": shared["final_obs"], "_final_obs": ended} if ended.any() else {}
-        return (
-            shared["obs"],
-            shared["rewards"],
-            shared["terminations"],
-            shared["truncations"],
-            infos,
-        )
-
-    def state_dict(self) -> dict:
-        """Where the simulators are, one state per environment; None for each that has none."""
-        states = [state for answer in self.ask("get_state") for state in answer]
-        return {"obs": torch.tensor(self.shared["obs"]), "simulators": states}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`, after a reset."""
-        self.ask("set_state", state["simulators"])
-        self.shared["obs"][:] = state["obs"].numpy()
-
-    def close(self) -> None:
-        """End the worker processes, and the environments of this one."""
-        atexit.unregister(self.close)
-        for pipe in self.pipes:
-            pipe.close()
-        for worker in self.workers:
-            worker.join(timeout=5)
-            worker.kill()
-        for env in self.own_envs.values():
-            env.close()
-
-
-def merge_moments(mean_a, var_a, count_a, mean_b, var_b, count_b):
-    """Mean, variance and count of two samples put together (Chan et al., 1979)."""
-    count, delta = count_a + count_b, mean_b - mean_a
-    spread = var_a * count_a + var_b * count_b + delta**2 * count_a * count_b / count
-    return mean_a + delta * count_b / count, spread / count, count
-
-
-class EpisodeStatistics(nn.Module):
-    """Raw returns and lengths of the episodes as they end; its buffers go into a checkpoint."""
-
-    def __init__(self, num_envs: int):
-        super().__init__()
-        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
-        self.register_buffer("lengths", torch.zeros(num_envs, dtype=torch.int64))
-
-    def forward(self, rewards: np.ndarray, ended: np.ndarray) -> list[tuple[float, int]]:
-        """One step's raw rewards and ends (N,) to (return, length) of each episode it ended."""
-        returns, lengths = self.returns.numpy(), self.lengths.numpy()
-        returns += rewards
-        lengths += 1
-        finished = list(zip(returns[ended].tolist(), lengths[ended].tolist(), strict=True))
-        returns[ended] = lengths[ended] = 0
-        return finished
-
-
-class RewardNormalizer(nn.Module):
-    """Rewards over the running deviation of their discounted sum, as SB3's VecNormalize."""
-
-    def __init__(self, num_envs: int, gamma: float = 0.99, epsilon: float = 1e-8, clip: float = 10):
-        super().__init__()
-        self.gamma, self.epsilon, self.clip = gamma, epsilon, clip
-        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
-        # mean, variance and count of the discounted returns so far
-        self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
-
-    def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
-        running, returns, variances = self.returns.numpy(), np.empty_like(rewards), []
-        for t in range(len(rewards)):
-            running *= self.gamma
-            running += rewards[t]
-            returns[t] = running
-            running[ended[t]] = 0
-        moments = self.moments.tolist()
-        for mean, var in zip(returns.mean(1).tolist(), returns.var(1).tolist(), strict=True):
-            moments = merge_moments(*moments, mean, var, returns.shape[1])
-            variances.append(moments[1])
-        self.moments.copy_(torch.tensor(moments, dtype=torch.float64))
-        deviations = np.sqrt(np.array(variances) + self.epsilon)[:, None]  # (T, 1)
-        return np.clip(rewards / deviations, -self.clip, self.clip)
-
-
-# ------------------------------------------------------------------------------- Networks
-
-
-def mlp_sizes(size: str) -> tuple[int, ...]:
-    """Hidden layers of the three MuJoCo networks (Appendix A.2, A.3)."""
-    return {"smaller": (128, 64), "same": (256, 256), "larger": (512, 512)}[size]
-
-
-def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
-    """Orthogonal weights, zero biases (SB3's initialisation)."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def make_mlp(
-    inputs: int, hidden_sizes: tuple[int, ...], outputs: int, gain: float
-) -> nn.Sequential:
-    """ReLU network; `gain` initialises its last layer."""
-    layers = []
-    for hidden in hidden_sizes:
-        layers += [init_layer(nn.Linear(inputs, hidden)), nn.ReLU()]
-        inputs = hidden
-    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
-
-
-class MujocoAgent(nn.Module):
-    """Policy, critic and observation statistics; takes raw observations, all in one file."""
-
-    def __init__(
-        self, action_low: torch.Tensor, action_high: torch.Tensor, obs_dim: int, hidden_sizes
-    ):
-        super().__init__()
-        action_dim = len(action_low)
-        self.actor = make_mlp(obs_dim, hidden_sizes, action_dim, gain=0.01)
-        self.log_std = nn.Parameter(torch.zeros(action_dim))
-        self.critic = make_mlp(obs_dim, hidden_sizes, 1, gain=1.0)
-        self.register_buffer("action_low", action_low)
-        self.register_buffer("action_high", action_high)
-        self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
-        self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
-        self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
-
-    def normalize(self, obs: torch.Tensor) -> torch.Tensor:
-        """(B, D) to (B, D): running mean 0 and variance 1, clipped to ±10 (SB3's VecNormalize)."""
-        mean, var = self.obs_mean.to(obs), self.obs_var.to(obs)
-        return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-10, 10)
-
-    @torch.no_grad()
-    def update_normalizer(self, obs: torch.Tensor) -> None:
-        """Take one step's raw observations (N, D) into the running mean and variance."""
-        var, mean = torch.var_mean(obs.double(), 0, unbiased=False)
-        moments = self.obs_mean, self.obs_var, self.obs_count
-        mean, var, count = merge_moments(*moments, mean, var, len(obs))
-        self.obs_mean.copy_(mean)
-        self.obs_var.copy_(var)
-        self.obs_count.copy_(count)
-
-    def policy_outputs(self, obs: torch.Tensor) -> torch.Tensor:
-        """(B, D) to the means (B, A) of the action distribution."""
-        return self.actor(self.normalize(obs))
-
-    def distribution(self, outputs: torch.Tensor) -> Distribution:
-        """(B, A) means to a diagonal Gaussian whose log_prob, entropy and KL are (B,)."""
-        normal = Normal(outputs, self.log_std.exp().expand_as(outputs), validate_args=False)
-        return Independent(normal, 1, validate_args=False)
-
-    def sample(self, outputs: torch.Tensor) -> torch.Tensor:
-        """(B, A) means to actions (B, A): `distribution(outputs).sample()` with less overhead."""
-        return outputs + self.log_std.exp() * torch.randn_like(outputs)
-
-    def value(self, obs: torch.Tensor) -> torch.Tensor:
-        """(B, D) to (B,)."""
-        return self.critic(self.normalize(obs)).squeeze(-1)
-
-    @torch.no_grad()
-    def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw observations (B, D) to actions (B, A) within the environment's bounds."""
-        outputs = self.policy_outputs(
-            torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
-        )
-        actions = outputs if deterministic else self.sample(outputs)
-        return self.env_actions(actions)
-
-    def env_actions(self, actions: torch.Tensor) -> np.ndarray:
-        """Sampled actions (B, A), clipped to the environment's Box."""
-        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
-
-
-# ------------------------------------------------------------------------------- Advantages, losses
-
-
+# ------------------------------------------------------------------------------- Losses
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
-    """Generalised advantage estimation (Schulman et al., 2016); tensors and result (T, N).
+    """Generalised advantage estimation (Schulman et al., 2016); all (T, N).
 
-    `next_values` are V of the state each step really led to: where a time limit ended an episode,
+    `next_values` are V of the states that the steps led to; where a time limit ended an episode,
     of its final observation. `terminations` are true ends; `ended` counts time limits as well.
     """
-    advantages = torch.zeros_like(rewards)
-    running = torch.zeros_like(rewards[0])
+    advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
     # δ_t = r_t + γ·V(s_t+1)·[not terminal] − V(s_t);  Â_t = δ_t + γ·λ·Â_t+1·[same episode]
     deltas = rewards + gamma * next_values * ~terminations - values
     discounts = gamma * gae_lambda * ~ended
@@ -575,8 +116,8 @@ def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_la
     return advantages
 
 
-def normalize_advantages(advantages: torch.Tensor) -> torch.Tensor:
-    """(M,) to mean 0 and deviation 1, per minibatch as in SB3; a single sample is left as it is."""
+def normalize_advantages(advantages):
+    """(M,) to mean 0 and deviation 1, per minibatch as in SB3; a single sample stays as it is."""
     if len(advantages) == 1:
         return advantages
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -596,536 +137,688 @@ def value_loss(values, returns):
 
 
 def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
-    """PPO's objective, negated (Equation 2 with λ = 0); scalars."""
+    """PPO's objective, negated (Equation 2 with λ = 0); scalars. The entropy H is maximised."""
     # −L_PPO − α·mean[H] + c_v·mean[(V − R̂)²]
     return pg_loss - ent_coef * entropy_loss + vf_coef * v_loss
 
 
 def policy_kl(teacher_dist, student_dist, direction):
-    """KL divergence per state, summed over action dimensions: distributions over (M,) to (M,)."""
+    """KL divergence per state, summed over action dimensions: distributions of M states to (M,)."""
     if direction == "forward":
         return kl_divergence(teacher_dist, student_dist)  # KL(π_T ‖ π_θ)
     return kl_divergence(student_dist, teacher_dist)  # KL(π_θ ‖ π_T)
 
 
-def distillation_loss(kl, ratio, clip_coef, distill_lambda):
-    """The proximal distillation term of Equation 2: KL and ratio r (M,) to a scalar."""
+def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
+    """The proximal distillation term of Equation 2, still without λ: KL, r (M,) to a scalar.
+
+    Without `ratio_gradient` KL·∇r is dropped. At r = 1 that is noise whose mean is zero, and grows
+    with the KL, since a state's KL is the same for every action (docs/ppd.md).
+    """
     assert kl.shape == ratio.shape, (kl.shape, ratio.shape)
-    # λ·mean[ KL·max(r, 1−ε) ]; the gradient flows through both factors
-    return distill_lambda * (kl * ratio.clamp(min=1 - clip_coef)).mean()
+    # mean[ KL·max(r, 1−ε) ]; the gradient flows through both factors
+    weight = ratio.clamp(min=1 - clip_coef)
+    return (kl * (weight if ratio_gradient else weight.detach())).mean()
 
 
-# ------------------------------------------------------------------------------- Checkpoints
+# ------------------------------------------------------------------------------- Agent
+class MujocoAgent(nn.Module):
+    """Policy, critic and observation statistics; takes raw observations.
 
-
-def write_whole(path: Path, write) -> None:
-    """Have `write(path)` write a file that appears at `path` complete or not at all.
-
-    Raises UserError where it cannot be written.
+    The policy is Gaussian; with bounds that are integers it chooses one of A actions, a one-hot
+    row. Imported teachers have other activations, and critics of other sizes than the policy.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        advice = "mend that, then go on with --resume from the last checkpoint"
-        raise UserError(f"{path} cannot be written: {reason}; {advice}") from error
 
+    def __init__(
+        self, action_low, action_high, obs_dim, hidden_sizes, activation="relu", critic_sizes=None
+    ):
+        super().__init__()
+        self.actor = make_mlp(obs_dim, hidden_sizes, len(action_low), 0.01, activation)
+        self.log_std = nn.Parameter(torch.zeros(len(action_low)))
+        critic_sizes = hidden_sizes if critic_sizes is None else critic_sizes
+        self.critic = make_mlp(obs_dim, critic_sizes, 1, 1.0, activation)
+        self.register_buffer("action_low", torch.as_tensor(action_low))
+        self.register_buffer("action_high", torch.as_tensor(action_high))
+        self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
+        self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
+        self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
+        self.register_buffer("obs_clip", torch.tensor(10.0))
 
-def save_agent(agent: nn.Module, path: Path, header: dict) -> None:
-    """Write an agent's tensors, and `header` as JSON strings in the file's metadata."""
-    metadata = {key: json.dumps(value) for key, value in header.items()}
-    # not save_file, whose files only their owner may read
-    write_whole(path, lambda partial: partial.write_bytes(to_bytes(agent.state_dict(), metadata)))
+    def normalize(self, obs) -> torch.Tensor:
+        """Raw (B, D) to mean 0 and variance 1, clipped (SB3's VecNormalize)."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
+        mean, var = self.obs_mean.float(), self.obs_var.float()
+        return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-self.obs_clip, self.obs_clip)
 
+    def distribution(self, means: torch.Tensor) -> Independent | OneHotCategorical:
+        """Means, or logits, (B, A) to a distribution whose log_prob, entropy and KL are (B,)."""
+        if not self.action_low.is_floating_point():
+            return OneHotCategorical(logits=means, validate_args=False)
+        std = self.log_std.exp().expand_as(means)
+        return Independent(Normal(means, std, validate_args=False), 1, validate_args=False)
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and header of an agent.safetensors, which is data and runs nothing.
+    def policy(self, obs) -> Independent | OneHotCategorical:
+        """Raw (B, D) to π(· | s)."""
+        return self.distribution(self.actor(self.normalize(obs)))
 
-    Raises UserError for a file that is missing, damaged, a pickle, foreign, or has NaN weights.
-    """
-    refused = f"checkpoint {path}: "
-    try:
-        with open(path, "rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        advice = "give an agent.safetensors, or train a teacher with a ppo_teacher script"
-        raise UserError(f"{refused}{error.strerror}; {advice}") from error
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            ours = metadata.get("format") == json.dumps("ppd-agent-1")
-            header = {key: json.loads(value) for key, value in metadata.items()} if ours else {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        # Only now: a sound file starts with its header's length, which may be these bytes too.
-        if start == b"PK" or start[:1] == b"\x80":
-            reason = "a pickle, which could run code, so it was not opened"
-            advice = "give an agent.safetensors of this project"
-            raise UserError(f"{refused}{reason}; {advice}") from error
-        reason = f"cut off, damaged or not safetensors ({error})"
-        raise UserError(f"{refused}{reason}; copy it again or train anew") from error
-    if not ours:
-        reason = "safetensors, but not an agent of this project"
-        raise UserError(f"{refused}{reason}; train one with a script of this project")
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all() and not name.startswith("action_"):  # a Box may be unbounded
-            raise UserError(f"{refused}{name} holds NaN or infinite numbers; train it anew")
-    return tensors, header
+    def value(self, obs) -> torch.Tensor:
+        """Raw (B, D) to V(s), (B,)."""
+        return self.critic(self.normalize(obs)).squeeze(-1)
 
+    def env_actions(self, actions: torch.Tensor) -> np.ndarray:
+        """Actions (B, A), clipped to the environment's Box."""
+        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
-def load_mujoco_agent(path: str | Path, device: str = "cpu") -> tuple[MujocoAgent, dict]:
-    """A frozen agent and its header. Raises UserError for anything else than a MuJoCo agent."""
-    tensors, header = read_checkpoint(path)
-    if header.get("suite") != "mujoco":
-        suite = header.get("suite")
-        raise UserError(f"checkpoint {path}: an agent for {suite}; give one trained on MuJoCo")
-    try:
-        bounds = tensors["action_low"], tensors["action_high"]
-        agent = MujocoAgent(*bounds, len(tensors["obs_mean"]), header["hidden_sizes"])
-        agent.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = "its weights do not have the sizes that its header names"
-        raise UserError(f"checkpoint {path}: {reason}; copy it again or train anew") from error
-    return agent.to(device).eval().requires_grad_(False), header
-
-
-def load_mujoco_teacher(args, envs) -> tuple[MujocoAgent, dict, str | None]:
-    """The teacher, its header, and a warning if it was trained on another environment id.
-
-    Raises UserError for a file that is no MuJoCo agent, or one of other sizes.
-    """
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
-    if not Path(path).exists():
-        advice = f"train one with `python ppo_teacher_mujoco.py --env-id {args.env_id}`"
-        raise UserError(f"teacher {path}: no such file; put it there, give --teacher, or {advice}")
-    teacher, header = load_mujoco_agent(path, choose_device(args.device))
-    shapes = (*teacher.obs_mean.shape, *teacher.action_low.shape)
-    wanted = (*envs.single_observation_space.shape, *envs.single_action_space.shape)
-    if shapes != wanted:
-        reason = f"made for observations and actions of sizes {shapes}, {args.env_id} has {wanted}"
-        raise UserError(f"teacher {path}: {reason}; give a teacher for {args.env_id}")
-    if header["env_id"] == args.env_id:
-        return teacher, header, None
-    return teacher, header, f"the teacher was trained on {header['env_id']}, not {args.env_id}"
-
-
-def compare_with_header(score: dict, header: dict) -> str | None:
-    """A warning if a teacher's score just measured is far below the one in its header."""
-    known = header.get("score")
-    if not known:
-        return None
-    errors = [s["standard_error"] or 0 for s in (score, known)]
-    slack = 0.2 * abs(known["mean"]) + 3 * float(np.hypot(*errors))
-    if score["mean"] >= known["mean"] - slack:
-        return None
-    found = f"the teacher scores {score['mean']:.1f} here but {known['mean']:.1f} in its header"
-    return f"{found}: a damaged file, or another simulator version?"
-
-
-def create_run_dir(args, script: str) -> Path:
-    """Make the folder of a new run. Raises UserError where that cannot be done."""
-    started = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{args.env_id.replace('/', '-')}__{script}__{args.seed}__{started}"
-    run_dir = Path(args.run_dir or Path("runs") / name)
-    try:
-        run_dir.mkdir(parents=True)
-    except OSError as error:
-        advice = "name another with --run-dir, or go on with --resume"
-        raise UserError(f"run folder {run_dir}: {error.strerror}; {advice}") from error
-    return run_dir
-
-
-def save_training_state(run_dir: Path, parts: dict, facts: dict) -> None:
-    """Write all that the rest of a run depends on: `parts` have a state_dict, `facts` are data."""
-    state = {name: part.state_dict() for name, part in parts.items()} | facts
-    state["torch_rng"] = torch.get_rng_state()
-    state["cuda_rng"] = torch.cuda.get_rng_state_all()
-    write_whole(run_dir / "training_state.pt", lambda path: torch.save(state, path))
-
-
-def load_training_state(run_dir: str, script: str, args_class: type) -> dict:
-    """What `save_training_state` wrote last. Raises UserError for a run that cannot go on."""
-    path = Path(run_dir) / "training_state.pt"
-    if (Path(run_dir) / "result.json").exists():
-        raise UserError(f"--resume {run_dir}: this run is finished; score it with evaluate.py")
-    if not path.is_file():
-        raise UserError(f"--resume {run_dir}: no training_state.pt in it; give a folder in runs/")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["script"]
-        if found == script:
-            state["args"] = args_class(**state["args"])
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"--resume {run_dir}: training_state.pt is damaged; train anew") from error
-    if found != script:
-        raise UserError(f"--resume {run_dir}: a run of {found}; resume it with that script")
-    return state
-
-
-def restore_random_numbers(state: dict) -> None:
-    """Set torch's random number generators to where `save_training_state` found them."""
-    torch.set_rng_state(state["torch_rng"])
-    if len(state["cuda_rng"]) == torch.cuda.device_count():  # else on other GPUs than before
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-
-def describe_software() -> dict:
-    """Versions and git commit, for result.json."""
-    packages = ["torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen", "procgen-mirror"]
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = None
-    with suppress(OSError):
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    return {"versions": versions, "git_commit": commit}
-
-
-# ------------------------------------------------------------------------------- Evaluation
-
-
-def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool) -> tuple[list, list]:
-    """Raw returns and lengths of whole episodes, a fixed quota from each slot of `envs`.
-
-    The first so many to end, from whatever slot, would favour short episodes.
-    """
-    quota = [len(slot) for slot in np.array_split(np.arange(episodes), envs.num_envs)]
-    played = [[] for _ in quota]
-    track_episodes = EpisodeStatistics(envs.num_envs)
-    with torch.random.fork_rng():  # sampling here leaves the random numbers of training alone
-        torch.manual_seed(seed)
-        obs, _ = envs.reset(seed=seed)
-        while any(len(slot) < wanted for slot, wanted in zip(played, quota, strict=True)):
-            obs, rewards, terminations, truncations, _ = envs.step(agent.act(obs, deterministic))
-            ended = terminations | truncations
-            finished = track_episodes(rewards, ended)
-            for slot, episode in zip(np.flatnonzero(ended), finished, strict=True):
-                played[slot].append(episode)
-    episodes = [e for slot, wanted in zip(played, quota, strict=True) for e in slot[:wanted]]
-    return [episode[0] for episode in episodes], [episode[1] for episode in episodes]
-
-
-def summarize(returns: list[float]) -> dict:
-    """Mean, standard error (None for one episode) and number of episode returns."""
-    error = statistics.stdev(returns) / len(returns) ** 0.5 if len(returns) > 1 else None
-    return {"mean": statistics.fmean(returns), "standard_error": error, "episodes": len(returns)}
-
-
-def score_text(score: dict) -> str:
-    """`summarize`'s answer as text: mean ± standard error."""
-    error = score["standard_error"]
-    return f"{score['mean']:.1f} " + ("(n=1)" if error is None else f"± {error:.1f}")
+    @torch.no_grad()
+    def act(self, obs, deterministic: bool = True) -> np.ndarray:
+        """Raw observations (B, D) to actions (B, A): the likeliest, or a sample."""
+        dist = self.policy(obs)
+        return self.env_actions(dist.mode if deterministic else dist.sample())
 
 
 # ------------------------------------------------------------------------------- Training
-
-
-def faster_worker_count(env_id: str, num_envs: int) -> int:
-    """One process, or one per core, whichever steps the environments faster.
-
-    Where another process uses a core as well, each step waits for the half that has to share it.
-    """
-    pools = {n: MujocoVectorEnv(env_id, num_envs, n) for n in {1, torch.get_num_threads()}}
-    seconds = dict.fromkeys(pools, 0.0)
-    for pool in pools.values():
-        pool.reset(seed=0)
-    actions = pool.action_space.sample()
-    for _ in range(50):
-        for workers, pool in pools.items():
-            start = time.perf_counter()
-            pool.step(actions)
-            seconds[workers] += time.perf_counter() - start
-    for pool in pools.values():
-        pool.close()
-    return min(seconds, key=seconds.get)
-
-
-def faster_thread_count(agent: nn.Module, obs: torch.Tensor) -> int:
-    """One thread, or one per core, whichever runs the critic over observations (B, …) faster.
-
-    Where another process uses a core as well, threads wait for each other, and two can be slower
-    than one: so it is measured, not assumed.
-    """
-    cores = torch.get_num_threads()
-    seconds = {1: [], cores: []}
-    for _ in range(20):
-        for threads in seconds:
-            torch.set_num_threads(threads)
-            start = time.perf_counter()
-            agent.value(obs).sum().backward()
-            seconds[threads].append(time.perf_counter() - start)
-    agent.zero_grad()
-    # means, for the few long waits are what counts, but for the first passes, which warm up
-    return min(seconds, key=lambda threads: statistics.fmean(seconds[threads][5:]))
-
-
-def catch_stop_signals() -> list[int]:
-    """From now on Ctrl-C and SIGTERM go into this list; a second Ctrl-C ends the process now."""
-    caught = []
-
-    def handle(number, frame):
-        if caught and number == signal.SIGINT:  # not SIGTERM, which Slurm may send twice
-            sys.exit(128 + number)
-        if not caught:
-            tqdm.write("saving after this update, then stopping; Ctrl-C stops at once, unsaved")
-        caught.append(number)
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    return caught
-
-
-def restore_stop_signals() -> None:
-    """Undo `catch_stop_signals`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def start_logging(args, run_dir: Path, first_step: int) -> SummaryWriter:
-    """TensorBoard events in the run's folder and, with --track, Weights & Biases."""
-    if args.track:
-        import wandb
-
-        names = {"name": run_dir.name, "id": run_dir.name, "entity": args.wandb_entity}
-        project, config = args.wandb_project_name, asdict(args)
-        wandb.init(project=project, config=config, resume="allow", sync_tensorboard=True, **names)
-    writer = SummaryWriter(str(run_dir), purge_step=first_step)
-    rows = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
-    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
-    return writer
-
-
-def check_finite(agent: nn.Module, losses: dict, update: int, run_dir: Path) -> None:
-    """Raises UserError, before anything is saved, where a loss or weight is no number any more."""
-    finite = np.isfinite(list(losses.values())).all()
-    if not finite or not all(p.isfinite().all() for p in agent.parameters()):
-        advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
-        raise UserError(f"{run_dir}: NaN or infinite loss at update {update}; {advice}")
-
-
 def train(args: Args) -> dict:
     """Distil a teacher by PPD and score both; returns what result.json holds. Raises UserError."""
-    script, state = Path(__file__).stem, None
-    if args.resume:
-        if args != Args(resume=args.resume):
-            raise UserError("--resume takes no other flag: a run goes on with its own arguments")
-        run_dir, state = Path(args.resume), load_training_state(args.resume, script, Args)
-        args = state["args"]
-    check_args(args)
+    run = Run(args)
+    args = run.args  # with --resume, those of the stopped run
+    T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
-    device, T, N = choose_device(args.device), args.num_steps, args.num_envs
-    num_workers = args.num_workers or faster_worker_count(args.env_id, N)
-    envs = MujocoVectorEnv(args.env_id, N, num_workers)
-    eval_envs, eval_seed = MujocoVectorEnv(args.env_id, 10, num_workers), 10_000 + args.seed
-    (obs_dim,), box = envs.single_observation_space.shape, envs.single_action_space
-    next_obs, _ = envs.reset(seed=args.seed)
+    torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
+    envs = MujocoVectorEnv(args.env_id, N, args.num_workers)
+    eval_envs = MujocoVectorEnv(args.env_id, 10, args.num_workers)
+    box, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
+    envs.reset(seed=args.seed)
 
-    teacher, teacher_header, warning = load_mujoco_teacher(args, envs)
-    bounds = torch.tensor(box.low), torch.tensor(box.high)
-    agent = MujocoAgent(*bounds, obs_dim, args.hidden_sizes).to(device)
-    for name in ("obs_mean", "obs_var", "obs_count"):  # the teacher's statistics, frozen
+    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
+    teacher, teacher_header = load_mujoco_agent(path, (obs_dim, *box.shape, box.dtype))
+    teacher.to(args.device)
+    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes).to(args.device)
+    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, frozen
         agent.get_buffer(name).copy_(teacher.get_buffer(name))
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
-    normalize_reward, track_episodes = RewardNormalizer(N), EpisodeStatistics(N)
-    parts = {"agent": agent, "optimizer": optimizer, "envs": envs}
-    parts |= {"normalize_reward": normalize_reward, "track_episodes": track_episodes}
-    log = {"iteration": 0, "seconds": 0.0, "curve": [], "evaluations": []}
-    if args.torch_threads is None:
-        eval_envs.reset()  # wait for its workers, whose start would disturb the measurement
-        sample = torch.zeros(args.minibatch_size, obs_dim, device=device)
-        args.torch_threads = faster_thread_count(agent, sample)
-    torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
-    header = {"format": "ppd-agent-1", "suite": "mujoco", "script": script, "env_id": args.env_id}
-    header |= {"hidden_sizes": args.hidden_sizes, "seed": args.seed, "deterministic": True}
-    if state:
-        log, lost = state["log"], []
-        if None in state["envs"]["simulators"]:
-            print(f"{args.env_id}: its simulator cannot be saved, so its running episodes restart")
-            lost, _ = ["envs", "track_episodes"], envs.reset(seed=args.seed + log["iteration"])
-        if log.get("teacher", teacher_header) != teacher_header:
-            raise UserError(f"--resume {run_dir}: its teacher has changed; put the first one back")
-        for name in parts.keys() - lost:
-            parts[name].load_state_dict(state[name])
-        restore_random_numbers(state)
-    else:
-        run_dir = create_run_dir(args, script)
+    normalize_reward = RewardNormalizer(N)
+    header = {"suite": "mujoco", "hidden_sizes": args.hidden_sizes, "deterministic": True}
+    parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
+    if run.step == 0:
+        print("teacher:", score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 episodes)")
+    run.start(header, parts, teacher_header)
 
-    def save() -> None:
-        log["seconds"] = seconds_before + time.perf_counter() - started
-        facts = {"script": script, "args": asdict(args), "log": log}
-        save_training_state(run_dir, parts, facts)
-        save_agent(agent, run_dir / "agent.safetensors", header | {"steps": global_step})
-
-    stop_signals = catch_stop_signals()
-    started, seconds_before = time.perf_counter(), log["seconds"]
-    global_step = log["iteration"] * args.batch_size
-    save()
-    if "teacher_score" not in log:
-        returns, _ = evaluate(teacher, eval_envs, args.teacher_episodes, eval_seed, True)
-        log["teacher_score"] = summarize(returns)
-        warnings_found = [warning, compare_with_header(log["teacher_score"], teacher_header)]
-        log |= {"teacher": teacher_header, "warnings": [text for text in warnings_found if text]}
-    for text in log["warnings"]:
-        print(f"WARNING: {text}")
-    print(f"teacher: {score_text(log['teacher_score'])} over {args.teacher_episodes} episodes")
-    taken = ", ".join(f"{name} {value}" for name, value in args.from_paper.items())
-    print(f"{args.env_id}: simulator on {num_workers} cores, {args.torch_threads} torch threads")
-    if taken:
-        print(f"the paper's {taken}")
-    writer = start_logging(args, run_dir, global_step)
-    total, quiet = args.num_iterations * args.batch_size, 1 if sys.stderr.isatty() else 60
-    bar = {"unit": " steps", "unit_scale": True, "dynamic_ncols": True, "mininterval": quiet}
-    progress = tqdm(total=total, initial=global_step, **bar)
-
-    obs = torch.zeros((T, N, obs_dim), device=device)  # normalised as they come, once for all
-    actions = torch.zeros((T, N, *box.shape), device=device)
-    outputs = torch.zeros((T, N, *box.shape), device=device)  # of the policy: the actions' means
+    obs = torch.zeros((T, N, obs_dim), device=args.device)  # normalised, as the networks take them
+    means = torch.zeros((T, N, *box.shape), device=args.device)  # of the policy
+    actions = torch.zeros((T, N, *box.shape), device=args.device)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
-    while global_step < total:
+    next_obs = envs.obs
+    while run.step < run.total:
         # Collect a rollout with the policy as it is.
-        finished, final_obs = [], []
+        episodes, final_obs = [], []
         with torch.no_grad():
             for t in range(T):
-                raw_obs = torch.from_numpy(next_obs).to(obs)
-                obs[t] = agent.normalize(raw_obs)
-                outputs[t] = agent.actor(obs[t])
-                actions[t] = agent.sample(outputs[t])
+                obs[t] = agent.normalize(next_obs)
+                means[t] = agent.actor(obs[t])
+                actions[t] = agent.distribution(means[t]).sample()
                 env_step = envs.step(agent.env_actions(actions[t]))
                 next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
-                finished += track_episodes(rewards[t], terminations[t] | truncations[t])
-                if truncations[t].any():
-                    final_obs.append(torch.tensor(infos["final_obs"][truncations[t]]))
+                episodes += infos["episodes"]
+                final_obs += [infos["final_obs"][n] for n in np.flatnonzero(truncations[t])]
 
-            torch.set_num_threads(args.torch_threads)
             # Advantages. A time limit is no terminal state: bootstrap from the final observation.
+            torch.set_num_threads(args.torch_threads)
             b_obs, b_actions = obs.flatten(0, 1), actions.flatten(0, 1)  # (B, D), (B, A)
-            b_logprobs = agent.distribution(outputs.flatten(0, 1)).log_prob(b_actions)  # (B,)
+            b_logprobs = agent.distribution(means.flatten(0, 1)).log_prob(b_actions)  # (B,)
             values = agent.critic(b_obs).view(T, N)
-            last_values = agent.value(torch.from_numpy(next_obs).to(obs))
-            next_values = torch.cat([values[1:], last_values[None]])
-            if final_obs:
-                next_values[truncations] = agent.value(torch.cat(final_obs).to(obs))
+            next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
+            if final_obs:  # in the order of `truncations`: step by step, row by row
+                next_values[truncations] = agent.value(np.array(final_obs))
             ended = terminations | truncations
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).to(values)
-            ends, terminals = (torch.from_numpy(e).to(device) for e in (ended, terminations))
-            advantages = compute_gae(
-                scaled_rewards, values, next_values, terminals, ends, args.gamma, args.gae_lambda
-            )
-            # The teacher is asked once per rollout; it has the same observation statistics.
-            teacher_outputs = teacher.actor(b_obs)
-            b_returns = (advantages + values).flatten()  # (B,)
-            b_advantages = advantages.flatten()
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
+            ends = torch.from_numpy(terminations), torch.from_numpy(ended)
+            discounts = args.gamma, args.gae_lambda
+            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
+            b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
+            b_teacher_means = teacher.actor(b_obs)  # asked once per rollout; same statistics
 
-        # Update the policy and the critic: several epochs over shuffled minibatches.
-        metrics = []
-        distill_lambda = args.distill_lambda
+        # Update policy and critic: several epochs over shuffled minibatches.
+        metrics, distill_lambda = [], args.distill_lambda
         if args.distill_lambda_final is not None:
-            distill_lambda += (args.distill_lambda_final - distill_lambda) * global_step / total
+            distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
         for _ in range(args.update_epochs):
-            for mb in torch.randperm(args.batch_size, device=device).split(args.minibatch_size):
+            for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
                 mb_obs = b_obs[mb]
-                student_dist = agent.distribution(agent.actor(mb_obs))
-                teacher_dist = teacher.distribution(teacher_outputs[mb])
-                logratio = student_dist.log_prob(b_actions[mb]) - b_logprobs[mb]
+                dist = agent.distribution(agent.actor(mb_obs))
+                teacher_dist = teacher.distribution(b_teacher_means[mb])
+                logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
                 v_loss = value_loss(agent.critic(mb_obs).squeeze(-1), b_returns[mb])
-                entropy_loss = student_dist.entropy().mean()
-                kl = policy_kl(teacher_dist, student_dist, args.kl)
-                distill_loss = distillation_loss(kl, ratio, args.clip_coef, distill_lambda)
+                entropy_loss = dist.entropy().mean()
+                kl = policy_kl(teacher_dist, dist, args.kl)
+                distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
                 loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
-                loss = loss + distill_loss
-                optimizer.zero_grad()
+                loss = loss + distill_lambda * distill_loss  # Equation 2, negated
                 loss.backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
-                with torch.no_grad():
-                    approx_kl = (ratio - 1 - logratio).mean()
-                    clipfrac = ((ratio - 1).abs() > args.clip_coef).float().mean()
-                terms = {"losses/policy_loss": pg_loss, "losses/value_loss": v_loss}
-                terms |= {"losses/entropy": entropy_loss, "losses/approx_kl": approx_kl}
-                terms |= {"losses/clipfrac": clipfrac}
-                terms |= {"distill/kl": kl.mean(), "distill/loss": distill_loss}
-                metrics.append({name: term.detach() for name, term in terms.items()})
+                optimizer.zero_grad()
+                metrics.append({
+                    "losses/policy_loss": pg_loss.detach(),
+                    "losses/value_loss": v_loss.detach(),
+                    "losses/entropy": entropy_loss.detach(),
+                    "losses/grad_norm": norm,
+                    "losses/approx_kl": (ratio - 1 - logratio).detach().mean(),
+                    "losses/clipfrac": ((ratio - 1).abs() > args.clip_coef).float().mean(),
+                    "distill/kl": kl.detach().mean(),
+                    "distill/loss": (distill_lambda * distill_loss).detach(),
+                })  # fmt: skip
         torch.set_num_threads(1)
-        log["iteration"] += 1
-        previous_step, global_step = global_step, global_step + args.batch_size
-
-        # Log, evaluate, save.
-        scalars = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in terms}
-        check_finite(agent, scalars, log["iteration"], run_dir)
-        unexplained = (b_returns - values.flatten()).var() / b_returns.var()
-        scalars["losses/explained_variance"] = 1 - unexplained.item()
+        run.step += B
+        explained = 1 - ((b_returns - values.flatten()).var() / b_returns.var()).item()
+        scalars = {"losses/explained_variance": explained}
         scalars["distill/lambda"] = distill_lambda
-        scalars["charts/learning_rate"] = args.learning_rate
-        scalars["charts/SPS"] = progress.format_dict["rate"] or 0
-        if finished:
-            scalars["charts/episodic_return"] = statistics.fmean(r for r, _ in finished)
-            scalars["charts/episodic_length"] = statistics.fmean(length for _, length in finished)
-            point = [global_step, scalars["charts/episodic_return"], len(finished)]
-            log["curve"].append(point)
-        if args.eval_every and global_step // args.eval_every > previous_step // args.eval_every:
-            score = summarize(evaluate(agent, eval_envs, args.eval_episodes, eval_seed, True)[0])
-            scalars["eval/return"] = score["mean"]
-            log["evaluations"].append([global_step, score["mean"], score["standard_error"]])
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, global_step)
-        recent = [mean for _, mean, _ in log["curve"][-10:]]
-        shown = {"return": f"{statistics.fmean(recent):.1f}"} if recent else {}
-        shown["KL"] = f"{scalars['distill/kl']:.3f}"
-        progress.set_postfix(shown, refresh=False)
-        progress.update(args.batch_size)
-        if global_step // args.save_every > previous_step // args.save_every or stop_signals:
-            save()
-        if stop_signals:
-            progress.close()
-            tqdm.write(f"stopped at step {global_step:,}; python {script}.py --resume {run_dir}")
-            sys.exit(128 + stop_signals[0])
+        run.log(metrics, scalars, episodes)
+        if run.due(args.eval_every, B):
+            run.log_evaluation(evaluate(agent, eval_envs, 10, args.seed))
+        run.save(args.save_every)
 
-    save()
-    progress.close()
-    restore_stop_signals()  # all is saved: from here on Ctrl-C may end the process at once
-
-    # The final score, by the paper's protocol, of the student and of its teacher.
-    returns, lengths = evaluate(agent, eval_envs, args.episodes, eval_seed, True)
-    teacher_returns, _ = evaluate(teacher, eval_envs, args.episodes, eval_seed, True)
-    score, teacher_score = summarize(returns), summarize(teacher_returns)
-    reference = teacher_header.get("original_score", teacher_score)["mean"]
-    fraction = score["mean"] / reference if reference > 0 else None
-    reached = [step for step, mean, _ in log["evaluations"] if mean >= 0.9 * reference > 0]
-    save_agent(agent, run_dir / "agent.safetensors", header | {"steps": total, "score": score})
-    result = {"script": script, "args": asdict(args), "score": score, "steps": total}
-    result |= {"episode_returns": returns, "episode_lengths": lengths, **log}
-    result |= {"teacher_score": teacher_score, "fraction_of_teacher": fraction}
-    result |= {"steps_to_90_percent": reached[0] if reached else None}
-    result |= {"steps_per_second": total / log["seconds"], **describe_software()}
-    write_whole(run_dir / "result.json", lambda path: path.write_text(json.dumps(result)))
-    for closable in (envs, eval_envs, writer):
-        closable.close()
-    print(f"{run_dir}: {total:,} steps, {args.episodes} episodes each")
-    text = f"student {score_text(score)} · teacher {score_text(teacher_score)}"
-    print(text + (f" · {fraction:.3f}" if fraction is not None else ""))
+    # The final score, by the paper's protocol.
+    score = evaluate(agent, eval_envs, args.episodes, args.seed)
+    teacher_score = evaluate(teacher, eval_envs, args.episodes, args.seed)
+    result = run.finish(score, teacher_score=teacher_score)
+    print(compare_scores(score, teacher_score))
     return result
+
+
+# ------------------------------------------------------------------------------- Layers
+def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
+    """Orthogonal weights, zero biases (SB3's initialisation)."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
+    """Linear layers and activations between them; `gain` initialises the last layer."""
+    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
+    for hidden in hidden_sizes:
+        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
+        inputs = hidden
+    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
+
+
+# ------------------------------------------------------------------------------- Scoring
+def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
+    """Play whole episodes: mean raw return, its standard error, every return and length.
+
+    Each environment plays a fixed quota: the first so many to end would favour short episodes.
+    """
+    quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
+    played = [[] for _ in quota]
+    with torch.random.fork_rng(range(torch.cuda.is_initialized())):  # training's stay as they are
+        torch.manual_seed(10_000 + seed)
+        obs, _ = envs.reset(seed=10_000 + seed)
+        while any(len(done) < wanted for done, wanted in zip(played, quota, strict=True)):
+            obs, *_, infos = envs.step(agent.act(obs, deterministic))
+            for n, episode_return, length in infos["episodes"]:
+                played[n].append((episode_return, length))
+    played = [e for done, wanted in zip(played, quota, strict=True) for e in done[:wanted]]
+    returns, lengths = map(list, zip(*played, strict=True))
+    error = statistics.stdev(returns) / episodes**0.5 if episodes > 1 else None
+    score = {"mean": statistics.fmean(returns), "standard_error": error, "episodes": episodes}
+    return score | {"returns": returns, "lengths": lengths}
+
+
+def score_text(score: dict) -> str:
+    """Mean ± standard error."""
+    error = score["standard_error"]
+    return f"{score['mean']:.1f} " + ("(n=1)" if error is None else f"± {error:.1f}")
+
+
+def compare_scores(score: dict, teacher_score: dict) -> str:
+    """A student's score, its teacher's and, if that is above 0, the fraction."""
+    fraction = score["mean"] / teacher_score["mean"] if teacher_score["mean"] > 0 else np.nan
+    return f"student {score_text(score)} · teacher {score_text(teacher_score)} · {fraction:.3f}"
+
+
+class RewardNormalizer(nn.Module):
+    """Rewards over the running deviation of their discounted sum, as SB3's VecNormalize."""
+
+    def __init__(self, num_envs: int):
+        super().__init__()
+        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
+        # mean, variance and count of the discounted returns so far
+        self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
+
+    def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
+        returns, moments, scaled = self.returns.numpy(), self.moments.tolist(), rewards.copy()
+        for t in range(len(rewards)):
+            returns[:] = 0.99 * returns + rewards[t]  # VecNormalize's own γ; written to the buffer
+            moments = merge_moments(*moments, returns.mean(), returns.var(), len(returns))
+            scaled[t] /= np.sqrt(moments[1] + 1e-8)
+            returns[ended[t]] = 0
+        self.moments.copy_(torch.tensor(moments))
+        return scaled.clip(-10, 10)
+
+
+def merge_moments(mean_a, var_a, count_a, mean_b, var_b, count_b):
+    """Mean, variance and count of two samples put together (Chan et al., 1979)."""
+    count, delta = count_a + count_b, mean_b - mean_a
+    spread = var_a * count_a + var_b * count_b + delta**2 * count_a * count_b / count
+    return mean_a + delta * count_b / count, spread / count, count
+
+
+# ------------------------------------------------------------------------------- Runs, checkpoints
+class UserError(Exception):
+    """Something a user can cause and mend: one line on stderr, exit status 2."""
+
+
+class Run:
+    """A run's folder and all that is not the method: logs, checkpoints, resuming.
+
+    agent.safetensors is a whole policy; training_state.pt, all that the rest of the run depends on,
+    so that it goes on bit for bit, given the same versions and threads. Neither holds code.
+    """
+
+    def __init__(self, args, suite: str = ""):
+        """Take the arguments, or those of the run to resume. Raises UserError."""
+        self.script, self.args, self.state = Path(__file__).stem, args, None
+        self.command = f"python {self.script}.py {suite}".strip()
+        self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
+        name = f"{args.env_id}__{self.script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+        self.folder = Path(args.resume or args.run_dir or f"runs/{name.replace('/', '-')}")
+        if args.resume is not None:
+            if args != type(args)(resume=args.resume):
+                raise UserError("--resume takes no other flag: a run keeps its own arguments")
+            self.state = read_training_state(self.folder, self.command)
+            self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
+        elif self.folder.exists() or not str(self.folder).isprintable():
+            reason = "exists or is no plain name; give another, or go on with --resume"
+            raise UserError(f"--run-dir {self.folder}: {reason}")
+        check_args(self.args)
+        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
+        self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
+        self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
+
+    def start(self, header: dict, parts: dict, teacher: dict | None = None) -> None:
+        """Put `parts`, which have a state_dict, where a stopped run left them; begin to log."""
+        self.header, self.parts, self.saved = header, parts, time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=self.state is not None)
+        self.lock = FileLock(self.folder / "lock")
+        try:
+            self.lock.acquire(timeout=1)
+        except Timeout as error:
+            raise UserError(f"{self.folder}: another process trains this run; let it") from error
+        if (self.folder / "result.json").exists():
+            raise UserError(f"{self.folder}: another process has just finished this run")
+        if self.history.setdefault("teacher", teacher) != teacher:
+            raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
+        if self.state:
+            for name, part in parts.items():
+                part.load_state_dict(self.state[name])
+            torch.set_rng_state(self.state["torch_rng"])
+            if self.state["cuda_rng"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self.state["cuda_rng"])
+        if teacher and teacher["env_id"] != self.env_id:
+            self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
+        self.save()
+        args = asdict(self.args)
+        if self.args.track:
+            import wandb
+
+            wandb.init(id=self.folder.name, config=args, resume="allow", sync_tensorboard=True)
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step)
+        rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
+        self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
+        command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
+        print(*self.history.get("warnings", []), f"once stopped, go on with: {command}", sep="\n")
+        atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
+        bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
+        self.bar = tqdm(total=self.total, initial=self.step, **bar)
+
+    def due(self, every: int, steps: int) -> bool:
+        """Whether the last `steps` led to a multiple of `every`, or past one; never for 0."""
+        return every > 0 and self.step // every > (self.step - steps) // every
+
+    def log(self, metrics: list[dict], scalars: dict, episodes: list) -> None:
+        """Log means of the minibatches' metrics, scalars, and the episodes that ended.
+
+        Raises UserError, before anything is saved, where a loss or weight is no number any more.
+        """
+        means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
+        if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
+            advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
+            raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
+        scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
+        if episodes:
+            _, returns, lengths = map(statistics.fmean, zip(*episodes, strict=True))
+            scalars |= {"charts/episodic_return": returns, "charts/episodic_length": lengths}
+            self.history["curve"].append([self.step, returns, len(episodes)])
+            self.bar.set_postfix_str(f"return {returns:.1f}", refresh=False)
+        self.bar.update(self.step - self.bar.n)
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, self.step)
+
+    def log_evaluation(self, score: dict, kind: str = "") -> None:
+        """A point of a curve of evaluations."""
+        point = [self.step, score["mean"], score["standard_error"]]
+        self.history.setdefault(f"evaluations{kind}", []).append(point)
+        self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
+
+    def save(self, every: float = 0.0) -> None:
+        """Write policy and training state if that was so many seconds ago, and at the end."""
+        seconds = time.monotonic() - self.saved
+        if seconds < every and self.step < self.total:
+            return
+        self.saved += seconds
+        self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
+        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
+        header |= {"seed": self.args.seed, "steps": self.step, **self.header}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
+        state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
+        state["torch_rng"] = torch.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        torch.save(state, buffer := io.BytesIO())
+        digest = hashlib.sha256(buffer.getbuffer()).digest()
+        write_file(self.folder / "training_state.pt", buffer.getvalue() + digest)
+
+    def finish(self, score: dict, **facts) -> dict:
+        """Write the policy with its score, and result.json, which is returned."""
+        short = {name: score[name] for name in score if name not in ("returns", "lengths")}
+        self.header, self.saved = self.header | {"score": short}, time.monotonic()
+        self.save()
+        facts |= {"script": self.script, "args": asdict(self.args), "score": score, **self.history}
+        facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
+        for package in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen-mirror"):
+            with suppress(importlib.metadata.PackageNotFoundError):
+                facts["versions"][package] = importlib.metadata.version(package)
+        git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
+        with suppress(OSError):
+            facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        write_file(self.folder / "result.json", json.dumps(facts).encode())
+        atexit.unregister(print)
+        self.bar.close()
+        self.writer.close()
+        self.lock.release()
+        return facts
+
+
+def check_args(args) -> None:
+    """Raises UserError for a number out of its range, or a GPU that is not there."""
+    may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
+    may_be_0 += "eval_every save_every start_level"
+    highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_workers": 2**8}
+    highest |= {"env_threads": 2**8, "torch_threads": 2**8, "hidden_sizes": 2**14}
+    for name, value in vars(args).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            low = 0 if name in may_be_0.split() else 1 if type(number) is int else 1e-12
+            high = highest.get(name, 2**40)
+            if type(number) in (int, float) and not low <= number <= high:
+                raise UserError(f"--{name.replace('_', '-')} {number}: give {low} to {high}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+
+
+def pack_agent(tensors: dict, header: dict) -> bytes:
+    """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
+    size = int.from_bytes(file[:8], "little")
+    text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def read_training_state(folder: Path, command: str) -> dict:
+    """What `Run.save` wrote. Raises UserError for a run that cannot go on."""
+    if (folder / "result.json").exists():
+        raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
+    try:
+        content = (folder / "training_state.pt").read_bytes()
+        assert hashlib.sha256(content[:-32]).digest() == content[-32:]
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        found = state["command"]
+    except Exception as error:  # torch raises many kinds
+        raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
+    if found != command:
+        raise UserError(f"--resume {folder}: a run of `{found}`; resume it with that")
+    return state
+
+
+def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
+    """A frozen agent and its header, from a stranger's file, which can run nothing.
+
+    `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
+    """
+    try:
+        if Path(path).is_dir():
+            raise ValueError("a folder: give the agent.safetensors in it")
+        with safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+            header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
+        kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
+        wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
+        if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
+            raise ValueError(f"its header has an odd {', '.join(wrong) or 'env_id'}")
+        for name, tensor in tensors.items():
+            bad = tensor.isnan() if name.startswith("action_") else ~tensor.isfinite()
+            if bad.any() or name == "obs_var" and (tensor < 0).any():
+                raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
+        agent = make(tensors, header)
+        agent.load_state_dict(tensors)
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        damaged = isinstance(error, SafetensorError) and Path(path).is_file()
+        pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
+        reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
+        remedy = f"train one with ppo_teacher_{suite}.py"
+        raise UserError(f"{path}: no sound {suite} agent ({reason}); {remedy}") from error
+    return agent.eval().requires_grad_(False), header
+
+
+def load_mujoco_agent(path, sizes: tuple | None = None) -> tuple[MujocoAgent, dict]:
+    """A frozen agent, if it is for sizes (D, A, dtype of actions), and its header."""
+
+    def make(tensors, header):
+        low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
+        found = obs_dim, *low.shape, low.numpy().dtype
+        if sizes not in (None, found):
+            raise ValueError(f"its sizes are {found}, not {sizes}")
+        imported = {name: header[name] for name in ("activation", "critic_sizes") if name in header}
+        agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
+        tensors.setdefault("obs_clip", agent.obs_clip)  # the first files have none
+        if "critic.0.bias" not in tensors:
+            agent.critic = None  # an imported teacher may have none
+        return agent
+
+    return load_agent(path, "mujoco", make)
+
+
+# ------------------------------------------------------------------------------- Environments
+def make_mujoco_env(env_id: str, **options) -> gym.Env:
+    """One environment with observations (D,) and actions (A,). Raises UserError for other ids."""
+    with warnings.catch_warnings():  # the paper's are the v4: the advice to take v5 is not for us
+        warnings.simplefilter("ignore")
+        try:
+            env = gym.make(env_id, disable_env_checker=True, **options)
+        except (gym.error.Error, ImportError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
+    if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
+        raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.int8)
+        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
+    for space in (env.observation_space, env.action_space):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise UserError(f"--env-id {env_id}: has {space}; use an id with flat Boxes")
+    return env
+
+
+class ReplayableEnv:
+    """One environment with same-step autoreset, whose running episode can be played again."""
+
+    def __init__(self, env_id: str):
+        self.env = make_mujoco_env(env_id)
+
+    def reset(self, start: int | dict | None):
+        """Start an episode from a seed, from random numbers as they were, or as they are; obs."""
+        generator = self.env.unwrapped.np_random.bit_generator
+        if isinstance(start, dict):
+            generator.state = start
+        self.start = generator.state if start is None else start
+        self.actions, self.episode_return = [], 0.0
+        return self.env.reset(seed=start if isinstance(start, int) else None)[0]
+
+    def step(self, action: np.ndarray):
+        """obs, reward, terminated, truncated, and (final obs, return, length) where it ended.
+
+        obs is then the first of the next episode.
+        """
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        self.actions.append(action)
+        self.episode_return += float(reward)
+        if not (terminated or truncated):
+            return obs, reward, terminated, truncated, None
+        final = obs, self.episode_return, len(self.actions)
+        return self.reset(None), reward, terminated, truncated, final
+
+    def get_episode(self, _):
+        """How the running episode started, and its actions since."""
+        return self.start, np.array(self.actions)
+
+    def replay(self, episode):
+        """Play an episode again; the obs it comes to."""
+        obs = self.reset(episode[0])
+        for action in episode[1]:
+            obs, *_ = self.step(action)
+        return obs
+
+
+def run_worker(pipe, parents_end, env_id: str, num_envs: int) -> None:
+    """In a process of its own: have its environments do what comes through the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends,
+    parents_end.close()  # and with it the pipe: a forked process would keep it open
+    with suppress(EOFError, ConnectionError):
+        envs = [ReplayableEnv(env_id) for _ in range(num_envs)]
+        while True:
+            method, arguments = pipe.recv()
+            pipe.send([getattr(env, method)(arg) for env, arg in zip(envs, arguments, strict=True)])
+
+
+class MujocoVectorEnv(gym.vector.VectorEnv):
+    """N environments, shared out between this process and its workers, with same-step autoreset.
+
+    Bitwise equal to Gymnasium's SyncVectorEnv. (Its AsyncVectorEnv runs a process per environment,
+    and waking 18 of them costs more than physics.)
+    """
+
+    metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+
+    def __init__(self, env_id: str, num_envs: int, num_workers: int):
+        """Raises UserError for an id that `make_mujoco_env` refuses."""
+        edges = np.linspace(0, num_envs, min(num_workers, num_envs) + 1).round().astype(int)
+        self.num_envs, self.shares = num_envs, list(zip(edges, edges[1:], strict=False))
+        self.own_envs = [ReplayableEnv(env_id) for _ in range(edges[1])]
+        self.single_observation_space = self.own_envs[0].env.observation_space
+        self.single_action_space = self.own_envs[0].env.action_space
+        # A fork starts at once; these processes run no torch, whose threads a fork would miss.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.pipes = []  # a worker ends with its pipe: with this object, or this process
+        for start, stop in self.shares[1:]:
+            pipe, workers_end = context.Pipe()
+            arguments = workers_end, pipe, env_id, stop - start
+            context.Process(target=run_worker, args=arguments, daemon=True).start()
+            workers_end.close()
+            self.pipes.append(pipe)
+
+    def call(self, method: str, arguments) -> list:
+        """Call `method` of each environment with its row of `arguments`. Raises UserError."""
+        own, *theirs = [arguments[start:stop] for start, stop in self.shares]
+        try:
+            for pipe, share in zip(self.pipes, theirs, strict=True):
+                pipe.send((method, share))
+            answers = [getattr(e, method)(a) for e, a in zip(self.own_envs, own, strict=True)]
+            return answers + [answer for pipe in self.pipes for answer in pipe.recv()]
+        except (EOFError, ConnectionError) as error:
+            raise UserError("a process with environments has died; out of memory?") from error
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Start new episodes, environment n from seed + n. Returns obs (N, D) and no infos."""
+        seeds = [None if seed is None else seed + n for n in range(self.num_envs)]
+        self.obs = np.array(self.call("reset", seeds))
+        return self.obs, {}
+
+    def step(self, actions: np.ndarray):
+        """Actions (N, A) to obs (N, D), rewards, terminations, truncations (N,) and infos.
+
+        infos["episodes"]: (n, return, length) of each that ended; infos["final_obs"][n]: its last
+        observation. obs[n] is the first of the next one.
+        """
+        *arrays, finals = zip(*self.call("step", actions), strict=True)
+        self.obs, rewards, terminations, truncations = map(np.array, arrays)
+        ended = {n: final for n, final in enumerate(finals) if final}
+        infos = {"episodes": [(n, *final[1:]) for n, final in ended.items()]}
+        infos["final_obs"] = {n: final[0] for n, final in ended.items()}
+        return self.obs, rewards, terminations, truncations, infos
+
+    def state_dict(self) -> dict:
+        """What it takes to play the running episodes again, and what they show."""
+        episodes = self.call("get_episode", range(self.num_envs))
+        episodes = [(start, torch.from_numpy(actions)) for start, actions in episodes]
+        return {"episodes": episodes, "obs": torch.from_numpy(self.obs)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Play the running episodes again, up to where they were."""
+        episodes = [(start, actions.numpy()) for start, actions in state["episodes"]]
+        self.obs = np.array(self.call("replay", episodes))
+        if not np.array_equal(self.obs, state["obs"].numpy()):
+            print("WARNING: the running episodes do not replay to where they stopped")
+
+
+class PatientFile(io.FileIO):
+    """A standard stream whose reader may go away: what it cannot take is dropped."""
+
+    def write(self, data) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def guard_process() -> None:
+    """Have a run not depend on who reads its output, or whether anything does."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
+    for name, number in [("stdout", 1), ("stderr", 2)]:
+        file = PatientFile(number, "w", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
+    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main() -> None:
     try:
         train(tyro.cli(Args, description=__doc__))
-    except UserError as error:
+    except (UserError, OSError, ImportError) as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:  # before there was anything to save
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":
+    guard_process()
     main()

@@ -4,34 +4,33 @@
         --out runs/corrupted/Hopper-v4__sigma-0.05__100.safetensors
 
 θ ← θ + ε, ε ~ N(0, σ²), for policy, log-std and critic (Section 3); observation statistics and
-action bounds are no parameters and stay. The header keeps the original's score: students of an
-imperfect teacher are measured against the original one.
+action bounds are no parameters and stay. `--log-std-shift -2` makes the actions of a MuJoCo teacher
+less noisy instead, or as well. The header keeps the original's score: students of an imperfect
+teacher are measured against the original one.
 """
 
+import importlib
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
-from evaluate import import_script, play
-from ppd_mujoco import UserError, read_checkpoint
+from evaluate import UserError, play, read_header
 
 
 @dataclass
 class Args:
-    teacher: Annotated[str, tyro.conf.Positional]
-    """the teacher's agent.safetensors"""
-    out: str
-    """file to write, replaced if it exists"""
-    sigma: float = 0.05
-    """standard deviation of the noise; the paper's is 0.05"""
-    seed: int = 100
-    """seed of the noise; students of seed S take S"""
-    episodes: int | None = None
-    """episodes of the new score; unset: as many as the original's has"""
+    teacher: Annotated[str, tyro.conf.Positional]  # the teacher's agent.safetensors
+    out: str  # file to write, replaced if it exists
+    sigma: float | None = None  # of the noise; unset: the paper's 0.05, 0 with --log-std-shift
+    log_std_shift: float = 0.0  # added to log σ of the actions' normal distribution (MuJoCo)
+    seed: int = 100  # of the noise; students of seed S take S
+    episodes: int | None = None  # of the new score; unset: as many as the original's has
+    device: Literal["cpu", "cuda"] = "cpu"  # of the networks while they play
 
 
 @torch.no_grad()
@@ -45,35 +44,46 @@ def add_noise(agent: torch.nn.Module, sigma: float, seed: int) -> None:
 
 def score_teacher(script, agent, header: dict, episodes: int) -> dict:
     """Play by the paper's protocol; returns the header's entries that hold scores."""
-    seed = 10_000 + header["seed"]
-    scores = {"score": play(script, agent, header, episodes, seed)[0]}
-    if header["suite"] == "procgen":
-        scores["score_training"] = play(script, agent, header, episodes, seed, "training")[0]
+    kinds = {"score": "unseen", "score_training": "training"}
+    scores = {}
+    for name in kinds if header["suite"] == "procgen" else ("score",):
+        full = play(script, agent, header, episodes, header["seed"], kinds[name])
+        scores[name] = {key: full[key] for key in full if key not in ("returns", "lengths")}
     return scores
 
 
 def corrupt(args: Args) -> dict:
     """Write the imperfect teacher; returns its header. Raises UserError."""
-    _, header = read_checkpoint(args.teacher)
-    script = import_script(args.teacher, header)
-    if not 0 < args.sigma < float("inf"):
-        raise UserError(f"--sigma {args.sigma}: must be above 0")
+    header = read_header(args.teacher)
+    script = importlib.import_module(header["script"])
+    shift, sigma = args.log_std_shift, args.sigma
+    sigma = sigma if sigma is not None else 0.0 if shift else 0.05
+    if not (0 <= sigma < math.inf and math.isfinite(shift) and (sigma or shift)):
+        raise UserError("--sigma must be above 0, or 0 beside a --log-std-shift; both finite")
+    if shift and header["suite"] != "mujoco":
+        raise UserError(f"--log-std-shift: {args.teacher} has no log σ; only MuJoCo's policies do")
     if args.episodes is not None and args.episodes < 1:
         raise UserError(f"--episodes {args.episodes}: must be at least 1")
-    if "sigma" in header:
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+    if "original_score" in header or "sigma" in header:
         raise UserError(f"teacher {args.teacher}: it is corrupted already; give the original")
     if "score" not in header:
         raise UserError(f"teacher {args.teacher}: no score yet; finish its training with --resume")
     agent, header = getattr(script, f"load_{header['suite']}_agent")(args.teacher)
-    add_noise(agent, args.sigma, args.seed)
+    add_noise(agent, sigma, args.seed)
+    if shift:
+        agent.log_std.data += shift
+        header["log_std_shift"] = shift
+    agent.to(args.device)
     originals = {f"original_{key}": header[key] for key in header if key.startswith("score")}
     episodes = args.episodes or header["score"]["episodes"]
     header |= score_teacher(script, agent, header, episodes) | originals
-    header |= {"sigma": args.sigma, "noise_seed": args.seed}
+    header |= {"sigma": sigma, "noise_seed": args.seed}
     out = Path(args.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        script.save_agent(agent, out, header)
+        script.write_file(out, script.pack_agent(agent.state_dict(), header))
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}; name another file") from error
     return header
@@ -81,6 +91,7 @@ def corrupt(args: Args) -> dict:
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
+    torch.set_num_threads(1)  # more only slow so small a network down
     try:
         header = corrupt(args)
     except Exception as error:
@@ -88,9 +99,13 @@ def main() -> None:
             raise
         print(f"experiments.corrupt: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("experiments.corrupt: stopped; nothing was written", file=sys.stderr)
+        sys.exit(130)
     score, original = header["score"], header["original_score"]
     kept = f", {score['mean'] / original['mean']:.2f} of it" if original["mean"] > 0 else ""
-    print(f"{args.out}: σ {args.sigma:g}, noise seed {args.seed}")
+    noise = f"σ {header['sigma']:g}, noise seed {args.seed}, log σ {args.log_std_shift:+g}"
+    print(f"{args.out}: {noise}")
     print(f"score {score['mean']:.1f}, the original's {original['mean']:.1f}{kept}")
 
 

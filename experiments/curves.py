@@ -1,19 +1,243 @@
-"""Draw the learning curves of runs: `python -m experiments.curves docs/hopper.png RUN [RUN …]`.
+"""Learning curves: the figures of `python -m experiments.report`, and those of any runs by hand:
 
-Thin: the mean raw return of each rollout's finished episodes (sampled actions), smoothed over 20
-rollouts. Dots: evaluations with deterministic actions. Dashed: the score of the teacher, where the
-runs are students'. A run that was stopped is drawn as far as its last checkpoint.
+    python -m experiments.curves docs/qbert.png RUN [RUN …]
+
+Of the latter, thin: the mean raw return of each rollout's finished episodes (sampled actions),
+smoothed over 20 rollouts; dots: evaluations with deterministic actions; dashed: the score of the
+teacher, where the runs are students'. A stopped run is drawn as far as its last checkpoint.
 """
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+import pandas as pd
 import torch
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]  # Okabe and Ito: safe for colour-blind eyes
+from experiments import stats
+from experiments.stats import BINS, each_teacher, finished, select
+from experiments.studies import (
+    ENVS,
+    IMPERFECT_ATARI,
+    LAMBDA_MUJOCO,
+    METHODS,
+    MUJOCO_SIGMA,
+    PROCGEN,
+    SIZES,
+    TEACHERS,
+    plain_name,
+    suite_of,
+)
+
+matplotlib.use("agg")  # no screen needed
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's colours are told apart by colour-blind eyes; the dashes are, in grey print.
+STYLES = [("#0072B2", "-"), ("#D55E00", (0, (5, 1.5))), ("#009E73", (0, (1, 1)))]
+STYLES += [("#CC79A7", (0, (4, 1, 1, 1))), ("#E69F00", (0, (8, 2)))]
+LEVELS = [("black", "--"), ("black", ":")]
+plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+plt.rcParams |= {"legend.frameon": False}
+
+
+@dataclass
+class Panel:
+    """One pair of axes: a band for each line's runs, the interquartile mean of their returns."""
+
+    title: str
+    lines: dict[str, pd.DataFrame]  # label → runs
+    levels: dict[str, float] = field(default_factory=dict)  # label → height of a horizontal line
+    unit: str = "score"  # or fraction, of the teacher's
+    dots: bool = True  # the runs' own evaluations on the way, means over seeds
+    circles: bool = False  # one on each line, at its last step below 0.9
+    limit: float | None = None  # of the steps
+
+
+def on_common_steps(runs: pd.DataFrame, points: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of the curves' points, a line for each run, at the steps of the longest one."""
+    points = points[points["row"].isin(runs.index)]
+    table = points.pivot(index="row", columns="bin", values=column).reindex(columns=range(BINS + 1))
+    return table.set_axis(table.columns / BINS * runs["steps"].max(), axis=1)
+
+
+def draw_line(axes, panel: Panel, label: str, points: pd.DataFrame, style: tuple) -> None:
+    runs, (colour, dashes) = panel.lines[label], style
+    # A bin in which no episode ended is as the one before; from where every run has had one.
+    values = on_common_steps(runs, points, panel.unit).ffill(axis=1).dropna(axis=1)
+    if values.empty:
+        return
+    steps, envs = values.columns.to_numpy(), runs.loc[values.index, "env_id"]
+    mean, interval = stats.curve_band({e: values[envs == e].to_numpy() for e in envs.unique()})
+    if interval is not None:
+        axes.fill_between(steps, *interval, color=colour, alpha=0.2, linewidth=0)
+    else:
+        seeds = runs.loc[values.index, "seed"].nunique()
+        label += " (1 seed)" if seeds == 1 else f" ({seeds} seeds)"
+    axes.plot(steps, mean, color=colour, linestyle=dashes, linewidth=1.4, label=label)
+    below = np.flatnonzero(mean < 0.9)
+    if panel.circles and len(below):
+        mark = steps[below[-1]], mean[below[-1]]
+        axes.plot(*mark, "o", color=colour, markeredgecolor="black", markersize=7)
+    if panel.dots:
+        dots = on_common_steps(runs, points, "evaluation_" + panel.unit).dropna(axis=1).mean()
+        axes.plot(dots.index, dots, "o", color=colour, markersize=3.2)
+
+
+def draw(panels: list[Panel], points: pd.DataFrame, columns: int = 4, width: float = 3.6):
+    """A figure of panels side by side, with one legend below, where it hides no curve."""
+    rows = -(-len(panels) // columns)
+    columns = -(-len(panels) // rows)
+    size = (width * columns, 2.9 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    styles, entries = {}, {}
+    for panel, axes in zip(panels, grid.flat, strict=False):
+        for label in panel.lines:
+            if label not in styles:
+                styles[label] = STYLES[len(styles)]
+            draw_line(axes, panel, label, points, styles[label])
+        for (label, height), (colour, dashes) in zip(panel.levels.items(), LEVELS, strict=False):
+            axes.axhline(height, color=colour, linestyle=dashes, linewidth=1, label=label)
+        axes.set(title=panel.title, xlabel="environment steps")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
+        axes.set_xlim(right=panel.limit)
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
+        fraction = "fraction of teacher, in training"
+        axes.set_ylabel(fraction if panel.unit == "fraction" else "return in training")
+    ncols = max(1, round(figure.get_figwidth() / 2.4))
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=ncols, fontsize=8)
+    return figure
+
+
+# ------------------------------------------------------------------------------- The report's
+
+
+def of_methods(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    lines = {method: runs[runs["method"] == method] for method in reversed(METHODS)}
+    # Its rollouts are the teacher's, so its curve says little about the student (Figure 8).
+    lines["teacher-distill (teacher's episodes)"] = lines.pop("teacher-distill")
+    return lines
+
+
+def in_training(env_id: str) -> str:
+    """During training, Procgen's scores are those of the training levels."""
+    return "_training" if env_id in PROCGEN else ""
+
+
+def panels_of_sizes(grid: pd.DataFrame, envs) -> list[Panel]:
+    """Figures 9, 10, 11: each environment by itself, a column for each size of student."""
+    panels = []
+    for env_id in envs:
+        runs = select(grid, "sizes", [env_id])
+        score = stats.mean_score(each_teacher(runs), "teacher_score" + in_training(env_id))
+        for size in SIZES if len(finished(runs)) else ():
+            lines = of_methods(runs[runs["size"] == size])
+            panels.append(Panel(f"{plain_name(env_id)}, {size}", lines, {"teacher": score}))
+    return panels
+
+
+def panels_of_suites(grid: pd.DataFrame) -> list[Panel]:
+    """Figures 1, 6, 7, 8: all environments of a suite together."""
+    panels = []
+    for suite, envs in ENVS.items():
+        runs = select(grid, "sizes", envs)
+        for size in SIZES if len(finished(runs)) else ():
+            lines = of_methods(runs[(runs["size"] == size) & runs["fraction"].notna()])
+            panels.append(Panel(f"{suite}, {size}", lines, {"teacher": 1}, "fraction", dots=False))
+    return panels
+
+
+def panels_of_teachers(grid: pd.DataFrame, suite: str) -> list[Panel]:
+    """Figures 3, 4, 5; dashed, the final score: of deterministic actions, except on Procgen."""
+    panels = []
+    for env_id in filter(lambda env_id: suite_of(env_id) == suite, TEACHERS):
+        runs = finished(select(grid, "teachers", [env_id]))
+        final = {"final score": stats.mean_score(runs, "score" + in_training(env_id))}
+        panels += [Panel(plain_name(env_id), {"PPO": runs}, final, dots=False)] if len(runs) else []
+    return panels
+
+
+def panels_of_imperfect_mujoco(grid: pd.DataFrame) -> list[Panel]:
+    """Students of imperfect MuJoCo teachers, between those and the originals."""
+    panels = []
+    for env_id, sigma in MUJOCO_SIGMA.items():
+        runs = finished(select(grid, "imperfect-mujoco", [env_id]))
+        names = {"imperfect teacher": "teacher_score", "original teacher": "original_score"}
+        levels = {label: each_teacher(runs)[name].mean() for label, name in names.items()}
+        panel = Panel(f"{env_id}, σ = {sigma:g}", of_methods(runs), levels)
+        panels += [panel] if len(runs) else []
+    return panels
+
+
+def panels_of_lambda(grid: pd.DataFrame, study: str, groups: list) -> list[Panel]:
+    """Figure 2, a panel for each group of environments: PPD with several λ."""
+    panels, levels = [], {"teacher": 1, "90 % of the teacher": 0.9}
+    for envs in groups:
+        runs = select(grid, study, envs).dropna(subset=["fraction"])
+        lines = {f"λ = {weight:g}": of_it for weight, of_it in runs.groupby("distill_lambda")}
+        title = "PPD, larger students: " + ", ".join(map(plain_name, envs))
+        panel = Panel(title, lines, levels, "fraction", dots=False, circles=True)
+        panels += [panel] if lines else []
+    return panels
+
+
+def panels_of_sb3(grid: pd.DataFrame) -> list[Panel]:
+    """Learning curves of our PPO and of SB3's at the same settings, for as long as SB3's ran."""
+    panels = []
+    for env_id, theirs in finished(grid[grid["study"] == "sb3-ppo"]).groupby("env_id"):
+        ours = finished(select(grid, "teachers", [env_id]))
+        lines = {"ours": ours[ours["seed"].isin(theirs["seed"])], "SB3": theirs}
+        panels.append(Panel(f"{env_id}, PPO", lines, limit=theirs["steps"].max()))
+    return panels
+
+
+def panels_of_the_readme(grid: pd.DataFrame) -> list[Panel]:
+    """What the teacher is worth: PPD beside PPO at the same settings, on Hopper."""
+    runs = finished(select(grid, "lambda-mujoco", ["Hopper-v4"]))
+    lines = {"PPD (λ = 1)": 1, "PPO without a teacher (λ = 0)": 0}
+    lines = {label: runs[runs["distill_lambda"] == weight] for label, weight in lines.items()}
+    teacher = {"teacher, which trained for 10 M steps": runs["teacher_score"].mean()}
+    return (
+        [Panel("Hopper-v4, larger student", lines, teacher)]
+        if all(map(len, lines.values()))
+        else []
+    )
+
+
+def panels_of_gradient(grid: pd.DataFrame) -> list[Panel]:
+    groups = stats.gradient_groups(grid)
+    return [Panel(title, lines, {"teacher": 1}, "fraction") for title, lines in groups]
+
+
+def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
+    """Figure → its panels, and how `draw` lays them out. No panels where there are no runs."""
+    figures = {"hopper": (panels_of_the_readme(grid), 1, 7), "suites": (panels_of_suites(grid), 3)}
+    for suite, envs in ENVS.items():
+        figures[f"teachers_{suite}"] = (panels_of_teachers(grid, suite),)
+        figures[f"sizes_{suite}"] = panels_of_sizes(grid, envs), 3
+    figures["lambda"] = panels_of_lambda(grid, "lambda", [IMPERFECT_ATARI]), 1, 6
+    one_by_one = [[env_id] for env_id in LAMBDA_MUJOCO]
+    figures["lambda_mujoco"] = panels_of_lambda(grid, "lambda-mujoco", one_by_one), 2, 4.6
+    figures["imperfect_mujoco"] = (panels_of_imperfect_mujoco(grid),)
+    figures["sb3_ppo"] = panels_of_sb3(grid), 2, 4.6
+    figures["gradient"] = (panels_of_gradient(grid),)
+    return figures
+
+
+def draw_figures(grid: pd.DataFrame, points: pd.DataFrame, folder: Path) -> None:
+    for name, (panels, *layout) in make_figures(grid).items():
+        if panels:
+            draw(panels, points, *layout).savefig(folder / f"{name}.png", dpi=120)
+            plt.close()
+
+
+# ------------------------------------------------------------------------------- By hand
 
 
 def read_run(run: Path) -> dict:
@@ -21,18 +245,17 @@ def read_run(run: Path) -> dict:
     if (run / "result.json").exists():
         return json.loads((run / "result.json").read_text())
     state = torch.load(run / "training_state.pt", weights_only=True)
-    return {"script": state["script"], "args": state["args"], **state["log"]}
+    script = Path(state["command"].split()[1]).stem  # of `python SCRIPT.py`
+    return {"script": script, "args": state["args"], **state["history"]}
 
 
-def draw(path: str, runs: list[str]) -> None:
+def draw_runs(path: str, runs: list[str]) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     teacher = None
-    for run, colour in zip(runs, COLOURS, strict=False):
+    for run, (colour, _) in zip(runs, STYLES, strict=False):
         result = read_run(Path(run))
-        args, script = result["args"], result["script"]
+        args = result["args"]
         size = args.get("student_size") or args["size"]
-        if "hidden_sizes" in args:
-            size = " ".join(map(str, args["hidden_sizes"]))
         steps, means, _ = np.array(result["curve"]).T
         end = f"{result['score']['mean']:.0f}" if "score" in result else "stopped"
         width = min(20, len(means))
@@ -41,7 +264,7 @@ def draw(path: str, runs: list[str]) -> None:
         if result["evaluations"]:
             eval_steps, eval_means, _ = np.array(result["evaluations"], dtype=float).T
             axes.plot(eval_steps, eval_means, "o", color=colour, markersize=3.5)
-        label = f"{script}, {size}, seed {args['seed']}: {end}"
+        label = f"{result['script']}, {size}, seed {args['seed']}: {end}"
         axes.plot([], [], "-o", color=colour, markersize=3.5, label=label)
         teacher = result.get("teacher_score", teacher)
     if teacher:
@@ -49,12 +272,11 @@ def draw(path: str, runs: list[str]) -> None:
         axes.axhline(mean, color="black", linestyle="--", linewidth=1, label=f"teacher: {mean:.0f}")
     axes.set(xlabel="environment steps", ylabel="episode return", title=args["env_id"])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8)
     figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit("usage: python -m experiments.curves FIGURE.png RUN [RUN …]")
-    draw(sys.argv[1], sys.argv[2:])
+    draw_runs(sys.argv[1], sys.argv[2:])

@@ -5,6 +5,7 @@
 Each plays the first episode of its final score; one that ends sooner stays on its last frame.
 """
 
+import importlib
 import sys
 from dataclasses import dataclass
 from itertools import islice
@@ -20,22 +21,17 @@ import evaluate
 
 @dataclass
 class Args:
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """agent.safetensors files, from left to right"""
-    out: str
-    """the file to write, .webp"""
-    seconds: float = 5.0
-    """how long it plays before it starts again"""
-    frames_per_second: int = 20
-    """pictures a second, whatever the simulators' own rates"""
-    width: int = 170
-    """pixels of each checkpoint's picture"""
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # files, from left to right
+    out: str  # the file to write, .webp
+    seconds: float = 5.0  # how long it plays before it starts again
+    frames_per_second: int = 20  # pictures a second, whatever the simulators' own rates
+    width: int = 170  # pixels of each checkpoint's picture
 
 
 def film(path: str, args: Args) -> list[Image.Image]:
     """One checkpoint's pictures, as many as `args` asks for. Raises the UserErrors of evaluate."""
-    _, header = evaluate.read_checkpoint(path)
-    script, suite = evaluate.import_script(path, header), header["suite"]
+    header = evaluate.read_header(path)
+    script, suite = importlib.import_module(header["script"]), header["suite"]
     agent, _ = getattr(script, f"load_{suite}_agent")(path)
     levels = ["unseen"] if suite == "procgen" else []
     start = getattr(evaluate, f"film_{suite}")

@@ -1,45 +1,51 @@
-"""One training run as a job of submitit: started, resumed, or left alone, but never trained twice.
+"""One training run as a job: started, resumed or left alone, but never trained twice at once.
 
-A job's whole truth is in files. Beside the run's folder `R` are `R.log`, what the scripts printed,
-and `R.lock`, which the training process itself holds: it stays locked as long as something trains,
-even when the job and the engine that started it have been killed.
+All that a job knows is in files. The training process holds `R/lock` in the run's folder R as long
+as it lives, whoever started it. Beside R are `R.log`, all that the scripts printed, and
+`R.hardware.json`, the machine that trained it.
 """
 
-import fcntl
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import submitit
-
-ROOT = Path(__file__).resolve().parents[1]
-LOCK_PATIENCE = 60  # seconds that a job waits for the lock: a requeued job's old process may linger
+from filelock import FileLock, Timeout
+from submitit.helpers import Checkpointable
 
 
-@contextmanager
-def locked(path: Path, patience: float = 0.0):
-    """Hold the lock file `path` for a while; yields the open file, or None if others keep it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        give_up = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= give_up:
-                    yield None
-                    return
-                time.sleep(0.2)
-        yield file
+def is_finished(run_dir: Path) -> bool:
+    """Whether there is a whole result: an empty or halved result.json does not count."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return bool(json.loads((run_dir / "result.json").read_bytes())["score"])
+    return False
+
+
+def is_training(run_dir: Path) -> bool:
+    """Whether some process trains this run at the moment."""
+    if not run_dir.exists():
+        return False
+    try:
+        with FileLock(run_dir / "lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def ask_nvidia(column: str) -> list[str]:
+    """A property of each GPU; none where there is no driver."""
+    query = ["nvidia-smi", f"--query-gpu={column}", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(query, stderr=subprocess.DEVNULL, text=True).splitlines()
+    return []
 
 
 def describe_hardware() -> str:
@@ -47,137 +53,95 @@ def describe_hardware() -> str:
     name = platform.processor() or platform.machine()
     with suppress(OSError), open("/proc/cpuinfo") as file:
         name = next((line.split(":")[1].strip() for line in file if "model name" in line), name)
-    parts = [f"{name}, {os.cpu_count()} cores"]
-    with suppress(OSError, subprocess.TimeoutExpired):
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
-        parts += answer.stdout.split("\n")[:1] if answer.returncode == 0 else []
-    return ", ".join(parts)
+    return ", ".join([name, f"{os.cpu_count()} cores", *ask_nvidia("name")[:1]])
 
 
-@dataclass
-class Job:
-    """Call it and the run is trained to its end, from wherever it stands."""
+@dataclass(eq=False)
+class Job(Checkpointable):
+    """Call it to train a run to its end. On Slurm it is requeued when its time is up."""
 
     run_dir: Path
-    script: list[str]
-    flags: list[str]
+    command: list[str]  # arguments of Python that start the run: a script, then its flags
+    resume: list[str]  # those that go on with it
     cores: int = 1
-    teacher_command: list[str] | None = None
-    """makes the teacher that `flags` name, where it has to be made first"""
-    corrupted_teacher: Path | None = None
-    """the file that `teacher_command` makes"""
-
-    def __post_init__(self):
-        self.child = None  # process id of what is running for this job
-        self.stopping = self.told = False
+    teacher_command: list[str] | None = None  # makes the teacher, where it has to be made first
+    made_teacher: Path | None = None  # the file that it makes
+    stopped: bool = False  # set by the engine: end the training, start nothing more
 
     def beside(self, suffix: str) -> Path:
         return self.run_dir.with_name(self.run_dir.name + suffix)
 
-    @property
-    def finished(self) -> bool:
-        return (self.run_dir / "result.json").exists()
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether some process trains this run at the moment."""
-        if not self.beside(".lock").exists():
-            return False
-        with locked(self.beside(".lock")) as lock:
-            return lock is None
+    def note(self, text: str) -> None:
+        """Write a line to the log."""
+        with open(self.beside(".log"), "a") as log:
+            print(f"\n{text}", file=log)  # a killed run leaves half a line
 
     def log_tail(self, lines: int = 8) -> str:
-        """The last lines of the log."""
         with suppress(OSError):
             text = self.beside(".log").read_text(errors="replace").replace("\r", "\n")
             return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
         return "(no log)"
 
-    def __call__(self) -> None:
-        on_slurm = "SLURM_JOB_ID" in os.environ
-        if not on_slurm:  # Slurm itself sends SIGTERM to the training, and one must be enough
-            signal.signal(signal.SIGTERM, lambda number, frame: self.stop())
-        with locked(self.beside(".lock"), LOCK_PATIENCE) as lock:
-            if lock is None or self.finished:
-                return
-            if self.teacher_command:
-                made = self.corrupted_teacher
-                with locked(made.with_name(made.name + ".lock"), 3600):  # other methods want it too
-                    if not made.exists() and self.execute(self.teacher_command, lock) != 0:
+    def __call__(self, gpu: str | None = None) -> None:
+        """Returns when there is no more to do for this run, finished or not."""
+        self.run_dir.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            while not is_finished(self.run_dir) and not self.stopped:
+                try:
+                    if not self.make_teacher(gpu):
                         return
-            facts = json.dumps({"hardware": describe_hardware()})
-            self.beside(".hardware.json").write_text(facts)
-            status = self.execute(self.training_command(), lock)
-        # Preempted: Slurm's SIGTERM came to the training first, which saved and stopped. Go the way
-        # of a time-out, back into the queue; not when the job was cancelled.
-        preempted = status in (-signal.SIGTERM, 128 + signal.SIGTERM)
-        if on_slurm and preempted and slurm_job_state() == "RUNNING":
-            os.kill(os.getpid(), signal.SIGUSR2)
+                    command = self.choose_command()
+                except Timeout:  # in the hands of another engine, or of a killed one's child
+                    time.sleep(1)
+                    continue
+                facts = json.dumps({"hardware": describe_hardware()})
+                self.beside(".hardware.json").write_text(facts)
+                status, reason = self.execute(command, gpu), self.log_tail(1)
+                if status == 2 and "training_state.pt" in reason and "damaged" in reason:
+                    shutil.rmtree(self.beside(".damaged"), ignore_errors=True)
+                    self.run_dir.rename(self.beside(".damaged"))
+                    self.note(f"kept as {self.beside('.damaged')}; the run starts anew")
+                elif status != 2 or not is_training(self.run_dir):  # 2: another one was quicker
+                    return
+        except OSError as error:
+            self.note(f"error: {error}")
 
-    def training_command(self) -> list[str]:
-        """Start, or go on from the last checkpoint; a folder without one is removed first."""
-        script = [sys.executable, str(ROOT / self.script[0]), *self.script[1:]]
-        if (self.run_dir / "training_state.pt").exists():
-            return [*script, "--resume", str(self.run_dir)]
+    def make_teacher(self, gpu: str | None) -> bool:
+        """False where that fails. Raises Timeout while another run makes the same."""
+        if self.made_teacher is None or self.made_teacher.exists():
+            return True
+        self.made_teacher.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.made_teacher}.lock", timeout=0):
+            return self.execute(self.teacher_command, gpu) == 0
+
+    def choose_command(self) -> list[str]:
+        """Start or resume. Raises Timeout while another process trains this run."""
         if self.run_dir.exists():
-            shutil.rmtree(self.run_dir)
-        return [*script, *self.flags]
+            with FileLock(self.run_dir / "lock", timeout=0):
+                if (self.run_dir / "result.json").exists() and not is_finished(self.run_dir):
+                    self.note("result.json is not whole: removed, the run has to make it again")
+                    (self.run_dir / "result.json").unlink()
+                if (self.run_dir / "training_state.pt").exists():
+                    return self.resume
+                shutil.rmtree(self.run_dir)  # it was killed before its first checkpoint
+        return self.command
 
-    def execute(self, command: list[str], lock) -> int:
-        """Run a command, its output appended to the log; returns its exit status."""
-        if self.stopping:
-            return 128 + signal.SIGTERM
+    def execute(self, command: list[str], gpu: str | None) -> int:
+        """Run Python, its output appended to the log; returns its exit status."""
+        self.note(f"$ python {shlex.join(command)}")
         # Unbuffered, so that the log of a run that is killed ends where the run did.
         settings = {"OMP_NUM_THREADS": str(self.cores), "PYTHONUNBUFFERED": "1"}
+        settings |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
         with open(self.beside(".log"), "a") as log:
-            print(f"$ {' '.join(command)}", file=log, flush=True)
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=os.environ | settings, pass_fds=[lock.fileno()], start_new_session=True,
+            process = subprocess.Popen(  # in a session of its own: Ctrl-C is the engine's
+                [sys.executable, *command], env=os.environ | settings, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-            self.child = process.pid
-            if self.stopping:
-                self.stop()
-            # Not process.wait(): a signal that arrives in it could not wait for the process again.
-            while not self.child_ended():
-                time.sleep(0.1)
-            self.child = None
-            return process.wait()
-
-    def child_ended(self) -> bool:
-        """Whether the running command has ended; leaves it to be waited for."""
         try:
-            flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            return self.child is None or os.waitid(os.P_PID, self.child, flags) is not None
-        except ChildProcessError:
-            return True
-
-    def stop(self) -> None:
-        """Have the training save after its current update and end."""
-        if self.child and not self.told and not self.child_ended():
-            self.told = True  # a second signal would end it unsaved
-            os.kill(self.child, signal.SIGTERM)
-        self.stopping = True
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """submitit calls this when the job is preempted or its time is up, and then requeues it."""
-        self.stop()
-        while not self.child_ended():
-            time.sleep(0.1)
-        self.child, self.stopping, self.told = None, False, False
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def slurm_job_state(patience: float = 600.0) -> str:
-    """The state of the Slurm job that this process is in: RUNNING, COMPLETING, CANCELLED, …
-
-    Empty where the controller does not answer in time.
-    """
-    query = ["squeue", "--noheader", "--format=%T", "--jobs", os.environ["SLURM_JOB_ID"]]
-    give_up = time.monotonic() + patience
-    while True:
-        answer = subprocess.run(query, capture_output=True, text=True)
-        if answer.returncode == 0 or time.monotonic() > give_up:
-            return answer.stdout.strip()
-        time.sleep(5)
+            while process.poll() is None and not self.stopped:
+                time.sleep(0.1)
+        finally:
+            process.terminate()  # if it has not ended: the engine stops, or submitit requeues
+        if process.wait() == -signal.SIGTERM and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            time.sleep(3600)  # preempted: only what lasts until Slurm ends it is requeued
+        return process.returncode

@@ -5,27 +5,32 @@
     python -m experiments.run imperfect --dry-run                          # print the commands
 
 The same command again skips what is finished and resumes what is not, however it was interrupted:
-a run is finished when its folder under runs/ has a result.json, and nothing else is remembered.
+a run is finished when its folder under runs/ has a whole result.json; nothing else is remembered.
 """
 
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Literal
 
 import submitit
 import tyro
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from tqdm import tqdm
 
-from experiments.job import ROOT, Job
-from experiments.studies import METHODS, SIZES, STUDIES, Run, narrow, teacher_run
+from experiments.job import Job, ask_nvidia, is_finished, is_training
+from experiments.studies import STUDIES, Run, narrow
 
 
 class UserError(Exception):
@@ -34,365 +39,196 @@ class UserError(Exception):
 
 @dataclass
 class Args:
-    study: Annotated[str, tyro.conf.Positional]
-    """teachers, sizes, imperfect, lambda, ppo-baseline, imperfect-mujoco, lambda-mujoco, sb3-ppo"""
-    cluster: Literal["local", "slurm"] = "local"
-    """this machine, or the Slurm cluster whose sbatch is found here"""
-    workers: int | None = None
-    """runs at once; unset: one per core on this machine, 100 on a cluster"""
-    dry_run: bool = False
-    """print the command lines and run nothing"""
-
-    # Narrow the study
-    suite: tuple[Literal["atari", "mujoco", "procgen"], ...] = ()
-    """only these suites"""
-    env_id: tuple[str, ...] = ()
-    """only these environments"""
-    seed: tuple[int, ...] = ()
-    """only these seeds"""
-    method: tuple[str, ...] = ()
-    """only these of teacher, teacher-distill, student-distill, ppd and sb3-ppo"""
-    size: tuple[str, ...] = ()
-    """only these of smaller, same and larger"""
-
-    # Each run
-    device: str | None = None
-    """torch device of each run, for example cuda; on a cluster it then gets a GPU"""
-    cores: int = 1
-    """CPU cores of each run"""
-    hours: float = 24
-    """time limit of a cluster job; one that needs longer goes back into the queue and resumes"""
-    sbatch: tuple[str, ...] = ()
-    """further options of sbatch, for example partition=main account=lab mem=8G"""
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-# ------------------------------------------------------------------------------- From runs to jobs
+    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join(STUDIES))]
+    cluster: Literal["local", "slurm"] = "local"  # this machine, or the Slurm whose sbatch is here
+    workers: int = 0  # runs at once; 0: one per core on this machine, 100 on a cluster
+    dry_run: bool = False  # print the command lines and run nothing
+    suite: tuple[Literal["atari", "mujoco", "procgen"], ...] = ()  # only these suites
+    env_id: tuple[str, ...] = ()  # only these environments
+    seed: tuple[int, ...] = ()  # only these seeds
+    method: tuple[str, ...] = ()  # of teacher, teacher-distill, student-distill, ppd and sb3-ppo
+    size: tuple[str, ...] = ()  # only these of smaller, same and larger
+    device: str | None = None  # the scripts' --device; cuda asks a cluster for a GPU per run
+    cores: int = 1  # CPU cores of each run
+    hours: float = 24  # time limit of a cluster job, which then goes back into the queue
+    sbatch: tuple[str, ...] = ()  # further options, for example partition=main account=lab mem=8G
 
 
 def select_runs(args: Args) -> list[Run]:
     """The runs of a study that the flags leave. Raises UserError where they leave none."""
     if args.study not in STUDIES:
         raise UserError(f"study {args.study}: none of {', '.join(STUDIES)}")
-    for flag, known in [("method", ("teacher", *METHODS, "sb3-ppo")), ("size", SIZES)]:
-        for value in getattr(args, flag):
-            if value not in known:
-                raise UserError(f"--{flag} {value}: none of {', '.join(known)}")
     runs = STUDIES[args.study]()
-    names = ("suite", "env_id", "seed", "method", "size")
-    chosen = narrow(runs, **{name: getattr(args, name) for name in names})
-    if not chosen:
-        envs = ", ".join(dict.fromkeys(run.env_id for run in runs))
-        seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
-        left = f"no run of {args.study} is left by these choices"
-        raise UserError(f"{left}; it has the environments {envs} and the seeds {seeds}")
-    return chosen
+    choices = {name: getattr(args, name) for name in ("suite", "env_id", "seed", "method", "size")}
+    for name, values in choices.items():
+        known = {getattr(run, name): None for run in runs}
+        if unknown := [value for value in values if value not in known]:
+            rest = ", ".join(map(str, known))
+            raise UserError(f"{name} {unknown[0]}: not in the study {args.study}, which has {rest}")
+    if not narrow(runs, **choices):
+        raise UserError(f"no run of {args.study} fits all these choices; leave one out")
+    return narrow(runs, **choices)
 
 
-def find_teacher(env_id: str, seed: int) -> Path | None:
-    """The trained teacher of a seed: a finished run's, or else a shipped one's of that seed."""
-    run_dir = teacher_run(env_id, seed).run_dir
-    if (run_dir / "result.json").exists():
-        return run_dir / "agent.safetensors"
-    shipped = Path("teachers") / f"{env_id}.safetensors"
-    try:
-        with safe_open(shipped, framework="np") as file:
-            header = file.metadata() or {}
-    except (OSError, SafetensorError):
+def find_teacher(run: Run) -> Path | None:
+    """The trained teacher of a run: a finished run's, or else a shipped one's of the same seed."""
+    if run.origin is None:
         return None
-    return shipped if json.loads(header.get("seed", "null")) == seed else None
+    if is_finished(run.origin.run_dir):
+        return run.origin.run_dir / "agent.safetensors"
+    shipped = Path("teachers") / f"{run.env_id}.safetensors"
+    if shipped.exists():
+        with safe_open(shipped, framework="np") as file:
+            if json.loads(file.metadata()["seed"]) == run.origin.seed:
+                return shipped
+    return None
 
 
 def check_teachers(runs: list[Run]) -> None:
     """Raises UserError, with the command that trains them, where students have no teacher yet."""
-    students = {(run.env_id, run.seed): None for run in runs if run.teacher}
-    missing = [pair for pair in students if find_teacher(*pair) is None]
-    if not missing:
-        return
-    env_ids = " ".join(dict.fromkeys(env_id for env_id, _ in missing))
-    seeds = " ".join(dict.fromkeys(str(seed) for _, seed in missing))
-    which = f"{len(missing)} teachers are" if len(missing) > 1 else "a teacher is"
-    first = "{} with seed {}".format(*missing[0])
-    remedy = f"python -m experiments.run teachers --env-id {env_ids} --seed {seeds}"
-    raise UserError(f"{which} missing, {first} for one; train with `{remedy}`")
+    missing = [run.origin for run in runs if run.origin and find_teacher(run) is None]
+    if missing:
+        env_ids = " ".join(dict.fromkeys(teacher.env_id for teacher in missing))
+        seeds = " ".join(dict.fromkeys(str(teacher.seed) for teacher in missing))
+        remedy = f"python -m experiments.run teachers --env-id {env_ids} --seed {seeds}"
+        raise UserError(f"{len(missing)} runs have no teacher yet; train it with `{remedy}`")
 
 
-def corrupt_command(run: Run) -> list[str]:
-    """The arguments of Python that make the imperfect teacher of a run."""
-    trained = teacher_run(run.env_id, run.seed).run_dir / "agent.safetensors"
-    teacher = find_teacher(run.env_id, run.seed) or trained
-    flags = {"sigma": f"{run.sigma:g}", "seed": run.seed, "out": run.teacher}
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    return ["-m", "experiments.corrupt", str(teacher), *words]
-
-
-def print_commands(runs: list[Run], extra: list[str]) -> None:
-    """Print what a study runs, in an order in which it could be run by hand."""
-    made = set()
-    for run in runs:
-        if run.sigma and run.teacher not in made:
-            made.add(run.teacher)
-            print("python " + shlex.join(corrupt_command(run)))
-        flags = run.flags(None if run.sigma else find_teacher(run.env_id, run.seed))
-        print("python " + shlex.join([*run.script, *flags, *extra]))
-
-
-def make_job(run: Run, args: Args, extra: list[str]) -> Job:
+def make_job(run: Run, args: Args) -> Job:
     """The job that trains a run, and makes its imperfect teacher before."""
-    if not run.sigma:
-        flags = run.flags(find_teacher(run.env_id, run.seed))
-        return Job(run.run_dir, run.script, flags + extra, args.cores)
-    command = [sys.executable, *corrupt_command(run)]
-    return Job(run.run_dir, run.script, run.flags() + extra, args.cores, command, run.teacher)
+    teacher = find_teacher(run)
+    flags = run.flags(None if run.corruption else teacher)
+    flags += ["--device", args.device] if args.device else []
+    resume = [*run.script, "--resume", str(run.run_dir)]
+    job = Job(run.run_dir, [*run.script, *flags], resume, args.cores)
+    if run.corruption:
+        original = str(teacher or run.origin.run_dir / "agent.safetensors")
+        job.teacher_command = ["-m", "experiments.corrupt", original, *run.corruption]
+        job.made_teacher = run.teacher
+    return job
 
 
-# ------------------------------------------------------------------------------- Where jobs run
+def run_locally(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
+    """Yields, again and again, how many jobs run and which are over. Closed, it ends all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = args.workers or max(1, cores // args.cores)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers, or UUIDs of GPUs or MIG devices
+    names = ask_nvidia("index") if names is None else names.split(",")
+    gpus = [None] if args.device == "cpu" else [name for name in names if name] or [None]
+    # What a killed engine's children train comes first: following it takes a worker too.
+    queue, over = iter(sorted(jobs, key=lambda job: not is_training(job.run_dir))), set()
 
+    def work(gpu: str | None) -> None:
+        for job in queue:
+            job(gpu)
+            over.add(job)
 
-@contextmanager
-def deaf_to_ctrl_c():
-    """Processes started in here never see Ctrl-C: it is the engine that tells them to stop."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threads = [Thread(target=work, args=[gpu]) for gpu in islice(cycle(gpus), workers)]
     try:
-        yield
+        for thread in threads:
+            thread.start()
+        while running := sum(thread.is_alive() for thread in threads):
+            yield running, over
+            time.sleep(0.5)
+        yield 0, set(jobs)
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class LocalMachine:
-    """As many jobs at once as there are workers, each a process group that outlives the engine."""
-
-    poll_seconds = 0.5
-
-    def __init__(self, args: Args, folder: Path):
-        self.workers = args.workers or max(1, usable_cores() // args.cores)
-        self.executor = submitit.LocalExecutor(folder)
-        # submitit's time limit is two minutes unless told otherwise, and it hides the GPUs.
-        year, gpus = 365 * 24 * 60, os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-        self.executor.update_parameters(timeout_min=year, stderr_to_stdout=True)
-        if args.device and args.device != "cpu":
-            visible = [int(gpu) for gpu in gpus.split(",")]
-            self.executor.update_parameters(gpus_per_node=len(visible), visible_gpus=visible)
-        self.processes = {}
-
-    def follow(self, jobs: list[Job]) -> list[Job]:
-        """Those of `jobs` that an engine before this one has submitted: none that is not locked."""
-        return []
-
-    def submit(self, waiting: list[Job], elsewhere: int) -> list[Job]:
-        """Start jobs while there is room. `elsewhere` are trained by an engine that was killed."""
-        started = waiting[: max(0, self.workers - len(self.processes) - elsewhere)]
-        with deaf_to_ctrl_c():
-            for job in started:
-                self.processes[job.run_dir] = self.executor.submit(job)
-        return started
-
-    def states(self) -> dict[Path, str] | None:
-        """The jobs that are not over yet."""
-        self.processes = {run: job for run, job in self.processes.items() if not job.done()}
-        return dict.fromkeys(self.processes, "running")
-
-    def stop(self) -> str:
-        """Have every run save and end."""
-        for process in self.processes.values():
-            os.kill(int(process.job_id), signal.SIGTERM)
-        return "each run saves after its current update and ends; once more leaves at once"
-
-
-class SlurmCluster:
-    """One job array of all that is not finished; Slurm keeps to the number of workers."""
-
-    poll_seconds = 5.0
-
-    def __init__(self, args: Args, folder: Path):
-        try:
-            self.executor = submitit.SlurmExecutor(folder, max_num_timeout=10_000)
-        except RuntimeError as error:
-            advice = "run this on a login node, or use --cluster local"
-            raise UserError(f"--cluster slurm: no srun found here; {advice}") from error
-        options = {"requeue": True}
-        for option in args.sbatch:
-            name, equals, value = option.partition("=")
-            if not equals:
-                raise UserError(f"--sbatch {option}: give NAME=VALUE, for example partition=main")
-            options[name] = value
-        if args.device and args.device != "cpu":
-            options.setdefault("gpus-per-node", 1)
-        self.executor.update_parameters(
-            job_name=args.study,
-            time=max(1, round(60 * args.hours)),
-            cpus_per_task=args.cores,
-            array_parallelism=args.workers or 100,
-            signal_delay_s=120,  # to save in, before the time is up
-            stderr_to_stdout=True,
-            additional_parameters=options,
-        )
-        self.ids = {}
-        self.absent = {}
-
-    def follow(self, jobs: list[Job]) -> list[Job]:
-        """Those of `jobs` that are in the queue already, as the files beside their folders say."""
-        queue = self.queue()
-        while queue is None:
-            time.sleep(self.poll_seconds)
-            queue = self.queue()
         for job in jobs:
-            record = job.beside(".slurm")
-            if record.exists() and (job_id := record.read_text().strip()) in queue:
-                self.ids[job.run_dir] = job_id
-        return [job for job in jobs if job.run_dir in self.ids]
+            job.stopped = True
 
-    def submit(self, waiting: list[Job], elsewhere: int) -> list[Job]:
-        if not waiting:
-            return []
+
+def make_executor(args: Args) -> submitit.SlurmExecutor:
+    """What submits to Slurm. Raises UserError."""
+    if shutil.which("srun") is None:
+        raise UserError("--cluster slurm: no srun here; run on a login node, or --cluster local")
+    if not all("=" in option for option in args.sbatch):
+        raise UserError("--sbatch: give NAME=VALUE, for example partition=main")
+    options = dict(option.split("=", 1) for option in args.sbatch)
+    gpus = {"gpus-per-node": 1} if args.device not in (None, "cpu") else {}
+    folder = Path("runs") / args.study / ".submitit"
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=10_000)
+    executor.update_parameters(
+        job_name=args.study, time=max(1, round(60 * args.hours)), cpus_per_task=args.cores,
+        array_parallelism=args.workers or 100, stderr_to_stdout=True,
+        additional_parameters={"requeue": True} | gpus | options,
+    )  # fmt: skip
+    return executor
+
+
+def slurm_queue() -> dict[str, str] | None:
+    """Job id to state of this user's jobs; None while the controller does not answer."""
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i %T"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    lines = answer.stdout.splitlines()
+    return dict(line.split() for line in lines) if answer.returncode == 0 else None
+
+
+def run_on_slurm(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
+    """As run_locally, but closed it leaves the jobs to the cluster. Raises UserError."""
+    executor, ids = make_executor(args), {}
+    while (queue := slurm_queue()) is None:
+        time.sleep(5)
+    for job in jobs:  # those that an engine before this one has submitted
+        record = job.beside(".slurm")
+        if record.exists() and record.read_text() in queue:
+            ids[job] = record.read_text()
+    if new := [job for job in jobs if job not in ids]:
         try:
-            with self.executor.batch():
-                submitted = [self.executor.submit(job) for job in waiting]
+            with executor.batch():  # one job array
+                submitted = [executor.submit(job) for job in new]
         except submitit.core.utils.FailedJobError as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"sbatch refused the jobs: {reason}; see --sbatch") from error
-        for job, slurm_job in zip(waiting, submitted, strict=True):
-            self.ids[job.run_dir] = slurm_job.job_id
-            job.run_dir.parent.mkdir(parents=True, exist_ok=True)
-            job.beside(".slurm").write_text(slurm_job.job_id)
-        return list(waiting)
-
-    @staticmethod
-    def queue() -> dict[str, str] | None:
-        """Job id to state of this user's jobs; None while the controller does not answer."""
-        command = ["squeue", "--noheader", "--array", "--me", "--format=%i %T"]
-        answer = subprocess.run(command, capture_output=True, text=True)
-        if answer.returncode != 0:
-            return None
-        return dict(line.split() for line in answer.stdout.splitlines())
-
-    def states(self) -> dict[Path, str] | None:
-        """The jobs that are not over yet; None where that cannot be known now."""
-        queue = self.queue()
-        if queue is None:
-            return None
-        for run, job_id in list(self.ids.items()):
-            # Twice unseen is over: once could be the moment in which it is requeued.
-            self.absent[run] = 0 if job_id in queue else self.absent.get(run, 0) + 1
-            if self.absent[run] > 1:
-                del self.ids[run]
-        return {run: queue.get(job_id, "LEAVING").lower() for run, job_id in self.ids.items()}
-
-    def stop(self) -> str:
-        """Leave the jobs to the cluster."""
-        return "the jobs go on; the same command follows them, scancel ends them"
-
-
-# ------------------------------------------------------------------------------- The engine
-
-
-class Progress:
-    """One line over all runs: rewritten in a terminal, else printed when it changes."""
-
-    def __init__(self, study: str, finished_before: int):
-        self.study, self.finished_before = study, finished_before
-        self.started, self.shown = time.monotonic(), None
-        self.in_terminal = sys.stderr.isatty()
-
-    def show(self, counts: dict[str, int]) -> None:
-        elapsed = time.monotonic() - self.started
-        finished = counts["finished"] - self.finished_before
-        left = counts["running"] + counts["waiting"]
-        text = f"{self.study}: {sum(counts.values())} runs: "
-        text += ", ".join(f"{count} {state}" for state, count in counts.items())
-        if finished and left:
-            text += f"; about {elapsed / finished * left / 3600:.1f} h to go"
-        if self.in_terminal:
-            hours, minutes = divmod(int(elapsed) // 60, 60)
-            print(f"\r\033[K{text} ({hours}:{minutes:02d})", end="", file=sys.stderr, flush=True)
-        elif counts != self.shown:
-            print(text, file=sys.stderr, flush=True)
-        self.shown = dict(counts)
-
-    def say(self, text: str) -> None:
-        """Print something above the line."""
-        print(("\r\033[K" if self.in_terminal else "") + text, file=sys.stderr, flush=True)
-
-
-def run_jobs(study: str, jobs: list[Job], machine) -> list[Job]:
-    """Train all that is not finished; returns what failed. Raises KeyboardInterrupt on Ctrl-C."""
-    stop_signals = []
-
-    def handle(number, frame):
-        if stop_signals:
-            sys.exit(128 + number)
-        stop_signals.append(number)
-        progress.say(machine.stop())
-
-    waiting, failed = [job for job in jobs if not job.finished], []
-    progress = Progress(study, len(jobs) - len(waiting))
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    submitted = machine.follow(waiting)
-    waiting = [job for job in waiting if job not in submitted]
+            raise UserError(f"sbatch refuses the jobs: {reason}; see --sbatch") from error
+        for job, slurm_job in zip(new, submitted, strict=True):
+            ids[job] = slurm_job.job_id
+            job.beside(".slurm").write_text(ids[job])
+    running, over, unseen = 0, set(), set()
     while True:
-        states = machine.states()
-        if states is not None:
-            for job in [job for job in submitted if job.run_dir not in states]:
-                submitted.remove(job)
-                if job.is_locked:  # an engine that was killed had started it before
-                    waiting.append(job)
-                elif not job.finished and not stop_signals:
+        queue = slurm_queue()
+        if queue is not None:
+            running = len([i for i in ids.values() if queue.get(i, "PENDING") != "PENDING"])
+            # Once unseen could be the moment in which a job is requeued: twice is over.
+            before, unseen = unseen, {job for job in jobs if ids[job] not in queue}
+            over = before & unseen
+        yield running, over
+        time.sleep(5)
+
+
+def run_jobs(jobs: list[Job], args: Args) -> list[Job]:
+    """Train all that is not finished; returns what failed. Raises KeyboardInterrupt on Ctrl-C."""
+    unfinished, failed = [job for job in jobs if not is_finished(job.run_dir)], []
+    machine = run_on_slurm if args.cluster == "slurm" else run_locally
+    before = len(jobs) - len(unfinished)
+    bar = tqdm(desc=args.study, total=len(jobs), initial=before, unit="run", delay=0.1)
+    with bar, closing(machine(unfinished, args)) as glances:
+        for running, over in glances:
+            for job in [job for job in unfinished if job in over]:
+                unfinished.remove(job)
+                bar.update(is_finished(job.run_dir))
+                if not is_finished(job.run_dir):
                     failed.append(job)
-                    tail = "\n    ".join(job.log_tail().splitlines())
-                    progress.say(f"FAILED {job.run_dir}; {job.beside('.log')} ends:\n    {tail}")
-            waiting = [job for job in waiting if not job.finished]
-            if stop_signals and (not submitted or isinstance(machine, SlurmCluster)):
-                print(file=sys.stderr)
-                raise KeyboardInterrupt
-            elsewhere = [job for job in waiting if job.is_locked]
-            if not stop_signals:
-                free = [job for job in waiting if job not in elsewhere]
-                started = machine.submit(free, len(elsewhere))
-                submitted += started
-                states = (machine.states() if started else None) or states
-                waiting = [job for job in waiting if job not in started]
-            at_work = [job for job in submitted if not job.finished]
-            queued = sum("pending" in states.get(job.run_dir, "") for job in at_work)
-            running = len(at_work) - queued + len(elsewhere)
-            unfinished = len(at_work) + len(waiting)
-            counts = {"finished": len(jobs) - unfinished - len(failed), "running": running}
-            counts |= {"waiting": unfinished - running, "failed": len(failed)}
-            progress.show(counts)
-            if not submitted and not waiting:
+                    text = f"FAILED {job.run_dir}; {job.beside('.log')} ends:\n{job.log_tail()}"
+                    bar.write(text, file=sys.stderr)
+            counts = f"{running} running, {len(failed)} failed"
+            if bar.postfix != counts:
+                bar.set_postfix_str(counts)
+            if not unfinished:
                 break
-        time.sleep(machine.poll_seconds)
-    if progress.in_terminal:
-        print(file=sys.stderr)
     return failed
 
 
 def run_study(args: Args) -> int:
     """Returns the exit status. Raises UserError before anything is started."""
-    for name in ("workers", "cores", "hours"):
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            raise UserError(f"--{name} {value}: must be above 0")
+    if args.workers < 0 or args.cores < 1 or args.hours <= 0:
+        raise UserError("--workers, --cores or --hours: must be above 0")
     runs = select_runs(args)
-    extra = ["--device", args.device] if args.device else []
+    jobs = [make_job(run, args) for run in runs]
     if args.dry_run:
-        print_commands(runs, extra)
+        commands = [c for job in jobs for c in (job.teacher_command, job.command) if c]
+        print(*dict.fromkeys(f"python {shlex.join(words)}" for words in commands), sep="\n")
         return 0
-    check_teachers([run for run in runs if not (run.run_dir / "result.json").exists()])
-    # Jobs import this package and are unpickled in processes of their own.
-    paths = [str(ROOT), os.environ.get("PYTHONPATH")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    jobs = [make_job(run, args, extra) for run in runs]
-    places = {"local": LocalMachine, "slurm": SlurmCluster}
-    machine = places[args.cluster](args, Path("runs") / args.study / ".submitit")
-    failed = run_jobs(args.study, jobs, machine)
-    if failed:
-        print(f"{len(failed)} of {len(jobs)} runs failed:", file=sys.stderr)
-        for job in failed:
-            print(f"    {job.run_dir}, see {job.beside('.log')}", file=sys.stderr)
+    check_teachers([run for run in runs if not is_finished(run.run_dir)])
+    if failed := run_jobs(jobs, args):
+        print(f"{len(failed)} of {len(jobs)} runs failed; call again to go on", file=sys.stderr)
         return 1
     print(f"{args.study}: all {len(jobs)} runs are finished; python -m experiments.report")
     return 0
@@ -400,13 +236,16 @@ def run_study(args: Args) -> int:
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C
     try:
         sys.exit(run_study(args))
     except UserError as error:
         print(f"experiments.run: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: python -m experiments.run {shlex.join(sys.argv[1:])}")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+        left = {"local": "stopped", "slurm": "the jobs go on, scancel ends them"}[args.cluster]
+        print(f"\n{left}; go on with: python -m experiments.run {shlex.join(sys.argv[1:])}")
         sys.exit(128 + signal.SIGINT)
 
 

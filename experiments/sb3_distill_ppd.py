@@ -20,39 +20,22 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # when run as a file, not as a module
 
 import ppd_mujoco as ppd  # noqa: E402
-from benchmarks.speed import (  # noqa: E402
-    make_sb3_envs,
-    make_sb3_policy,
-    make_sb3_teacher,
-    sb3_settings,
-)
+from benchmarks import sb3  # noqa: E402
 from experiments.sb3_ppo import learn_and_score, silence_old_gym  # noqa: E402
 
 
 @dataclass
 class Args:
-    sb3_distill: str
-    """a checkout of github.com/spiglerg/sb3_distill"""
-    env_id: str = "Hopper-v4"
-    """one of the paper's MuJoCo environments"""
-    seed: int = 100
-    """seed of networks, sampling and environments"""
-    student_size: Literal["smaller", "same", "larger"] = "larger"
-    """networks: smaller, same or larger, as in ppd_mujoco.py"""
-    teacher: str | None = None
-    """the teacher's agent.safetensors; unset: teachers/<env-id>.safetensors"""
-    distill_lambda: float = 1.0
-    """weight λ of the distillation loss"""
-    total_timesteps: int = 2_000_000
-    """environment steps, all environments together; whole rollouts, so the total rounds up"""
-    eval_every: int = 100_000
-    """environment steps between evaluations during training"""
-    eval_episodes: int = 10
-    """episodes of each evaluation during training"""
-    episodes: int = 50
-    """episodes of the final score"""
-    run_dir: str | None = None
-    """folder of the run, which must not exist yet; unset: runs/<env>__<script>__<seed>__<time>"""
+    sb3_distill: str  # a checkout of github.com/spiglerg/sb3_distill
+    env_id: str = "Hopper-v4"  # one of the paper's MuJoCo environments
+    seed: int = 100  # of networks, sampling and environments
+    student_size: Literal["smaller", "same", "larger"] = "larger"  # as in ppd_mujoco.py
+    teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
+    distill_lambda: float = 1.0  # weight λ of the distillation loss
+    total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up
+    eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: none
+    episodes: int = 50  # of the final score
+    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
 
 
 def make_model(args: Args, settings: ppd.Args):
@@ -70,10 +53,10 @@ def make_model(args: Args, settings: ppd.Args):
 
     # The paper's: 1152 = 512 + 512 + 128 (Table 3).
     warnings.filterwarnings("ignore", message="You have specified a mini-batch size of 512")
-    envs = make_sb3_envs("mujoco", settings, "DummyVecEnv")
-    policy, common = make_sb3_policy("mujoco", settings.hidden_sizes), sb3_settings("ppd", settings)
+    envs = sb3.make_envs("mujoco", settings, "DummyVecEnv")
+    policy, common = sb3.make_policy("mujoco", settings.hidden_sizes), sb3.settings_of(settings)
     model = sb3_distill.ProximalPolicyDistillation(env=envs, **policy, **common)
-    teacher = make_sb3_teacher("mujoco", str(path), envs, common)
+    teacher = sb3.make_teacher("mujoco", str(path), envs, common)
     envs.obs_rms.update = lambda obs: None  # the teacher's statistics, frozen (Appendix A.3)
     model.set_teacher(teacher, distill_lambda=args.distill_lambda, kl_mode="forward")
     set_random_seed(args.seed)
@@ -83,7 +66,6 @@ def make_model(args: Args, settings: ppd.Args):
 def train(args: Args) -> dict:
     """Distil with the authors' library and score the student. Raises UserError."""
     settings = ppd.Args(env_id=args.env_id, seed=args.seed, student_size=args.student_size)
-    settings.total_timesteps = args.total_timesteps
     model, envs = make_model(args, settings)
     return learn_and_score(model, envs, args, settings, "sb3_distill_ppd")
 

@@ -11,6 +11,7 @@ run starts anew.
 
 import importlib.metadata
 import json
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -26,27 +27,18 @@ sys.path.insert(0, str(ROOT))  # when run as a file, not as a module
 
 import ppo_teacher_atari  # noqa: E402
 import ppo_teacher_mujoco as ppo  # noqa: E402
-from benchmarks.speed import make_sb3_envs, make_sb3_policy, sb3_layers, sb3_settings  # noqa: E402
+from benchmarks import sb3  # noqa: E402
 
 
 @dataclass
 class Args:
-    env_id: str = "Hopper-v4"
-    """one of the paper's MuJoCo environments or Atari games"""
-    seed: int = 100
-    """seed of networks, sampling and environments"""
-    size: str = "same"
-    """networks: smaller, same or larger, as in our scripts"""
-    total_timesteps: int = 4_000_000
-    """environment steps, all environments together; whole rollouts, so the total rounds up"""
-    eval_every: int = 500_000
-    """environment steps between evaluations during training; 0: none"""
-    eval_episodes: int = 10
-    """episodes of each evaluation during training"""
-    episodes: int = 50
-    """episodes of the final score"""
-    run_dir: str | None = None
-    """folder of the run, which must not exist yet; unset: runs/<env>__sb3_ppo__<seed>__<time>"""
+    env_id: str = "Hopper-v4"  # one of the paper's MuJoCo environments or Atari games
+    seed: int = 100  # of networks, sampling and environments
+    size: str = "same"  # of the networks: smaller, same or larger, as in our scripts
+    total_timesteps: int = 4_000_000  # of all environments; whole rollouts, so it rounds up
+    eval_every: int = 500_000  # steps between evaluations of ten episodes; 0: none
+    episodes: int = 50  # of the final score
+    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__sb3_ppo__<seed>__<time>
 
 
 def suite_of(env_id: str) -> str:
@@ -60,14 +52,14 @@ def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent | ppo_teacher_atari
         shape, actions = model.observation_space.shape, int(envs.action_space.n)
         with torch.random.fork_rng():  # new weights draw none of the training's random numbers
             agent = ppo_teacher_atari.PixelAgent(shape, actions, header["size"])
-        for theirs, ours in sb3_layers("atari", model.policy, agent):
+        for theirs, ours in sb3.paired_layers("atari", model.policy, agent):
             ours.load_state_dict(theirs.state_dict())
         return agent.eval().requires_grad_(False)
     box, obs_dim = envs.action_space, envs.observation_space.shape[0]
     bounds = torch.tensor(box.low), torch.tensor(box.high)
     with torch.random.fork_rng():  # new weights draw none of the training's random numbers
         agent = ppo.MujocoAgent(*bounds, obs_dim, header["hidden_sizes"])
-    for theirs, ours in sb3_layers("mujoco", model.policy, agent):
+    for theirs, ours in sb3.paired_layers("mujoco", model.policy, agent):
         ours.load_state_dict(theirs.state_dict())
     agent.log_std.data.copy_(model.policy.log_std)
     agent.obs_mean.copy_(torch.tensor(envs.obs_rms.mean))
@@ -91,19 +83,24 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
     """
     from stable_baselines3.common.callbacks import BaseCallback
 
-    suite, eval_seed = suite_of(args.env_id), 10_000 + args.seed
+    suite = suite_of(args.env_id)
     # for evaluate.py an agent of that script, by whomever it was trained
     header = {"format": "ppd-agent-1", "suite": suite, "script": f"ppo_teacher_{suite}"}
     header |= {"trained_by": "stable-baselines3" if script == "sb3_ppo" else "sb3_distill"}
     header |= {"env_id": args.env_id, "seed": args.seed, "deterministic": True}
     if suite == "atari":
-        header |= {"frame_skip": settings.frame_skip, "size": settings.network}
+        header |= {"frame_skip": settings.frame_skip, "size": settings.size}
         games = (args.env_id, 10, 1, settings.frame_skip)
         eval_envs = ppo_teacher_atari.AtariGames(*games, life_loss=False)
     else:
         header |= {"hidden_sizes": settings.hidden_sizes}
         eval_envs = ppo.MujocoVectorEnv(args.env_id, 10, 1)
-    run_dir = ppo.create_run_dir(args, script)
+    name = f"{args.env_id}__{script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(args.run_dir or f"runs/{name}")
+    if run_dir.exists():
+        raise ppo.UserError(f"--run-dir {run_dir} exists; name another")
+    run_dir.mkdir(parents=True)
+    rollout = settings.num_envs * settings.num_steps
     curve, evaluations, finished = [], [], []
 
     class Log(BaseCallback):
@@ -114,7 +111,7 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
             return True
 
         def _on_rollout_end(self) -> None:
-            step, previous = self.num_timesteps, self.num_timesteps - settings.batch_size
+            step, previous = self.num_timesteps, self.num_timesteps - rollout
             if finished:
                 curve.append([step, fmean(float(r) for r in finished), len(finished)])
                 print(f"{args.env_id}: {step:,} steps, return {curve[-1][1]:.1f}", flush=True)
@@ -122,28 +119,28 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
             every = args.eval_every
             if every and step // every > previous // every:
                 agent = copy_agent(model, envs, header)
-                returns, _ = ppo.evaluate(agent, eval_envs, args.eval_episodes, eval_seed, True)
-                score = ppo.summarize(returns)
+                score = ppo.evaluate(agent, eval_envs, 10, args.seed)
                 evaluations.append([step, score["mean"], score["standard_error"]])
 
     started = time.perf_counter()
-    model.learn(settings.num_iterations * settings.batch_size, callback=Log())
+    model.learn(args.total_timesteps, callback=Log())  # in whole rollouts
     seconds, steps = time.perf_counter() - started, model.num_timesteps
     agent = copy_agent(model, envs, header)
-    returns, lengths = ppo.evaluate(agent, eval_envs, args.episodes, eval_seed, True)
-    score, software = ppo.summarize(returns), ppo.describe_software()
+    score = ppo.evaluate(agent, eval_envs, args.episodes, args.seed)
     if suite == "atari":
-        score = ppo_teacher_atari.score_games(args.env_id, returns, lengths)
-    sb3 = importlib.metadata.version("stable-baselines3")
-    software["versions"]["stable-baselines3"] = sb3
-    ppo.save_agent(agent, run_dir / "agent.safetensors", header | {"steps": steps, "score": score})
+        score = ppo_teacher_atari.score_games(args.env_id, score)
+    short = {name: score[name] for name in score if name not in ("returns", "lengths")}
+    content = ppo.pack_agent(agent.state_dict(), header | {"steps": steps, "score": short})
+    ppo.write_file(run_dir / "agent.safetensors", content)
     result = {"script": script, "args": asdict(args), "score": score, "steps": steps}
-    result |= {"episode_returns": returns, "episode_lengths": lengths, "curve": curve}
-    result |= {"evaluations": evaluations, "seconds": seconds}
-    result |= {"steps_per_second": steps / seconds, **software}
-    ppo.write_whole(run_dir / "result.json", lambda path: path.write_text(json.dumps(result)))
+    result |= {"curve": curve, "evaluations": evaluations, "seconds": seconds}
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "stable-baselines3")
+    result["versions"] = {name: importlib.metadata.version(name) for name in packages}
+    git = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"]
+    result["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    result["steps_per_second"] = steps / seconds
+    ppo.write_file(run_dir / "result.json", json.dumps(result).encode())
     envs.close()
-    eval_envs.close()
     print(f"{run_dir}: {ppo.score_text(score)} over {args.episodes} episodes, {steps:,} steps")
     return result
 
@@ -156,14 +153,13 @@ def train(args: Args) -> dict:
     suite, same = suite_of(args.env_id), {"env_id": args.env_id, "seed": args.seed}
     if suite == "atari":
         settings = ppo_teacher_atari.Args(size=args.size, **same)
-        network = settings.network
+        network = settings.size
     else:
         settings = ppo.Args(size=args.size, num_workers=1, **same)
         network = settings.hidden_sizes
-    settings.total_timesteps = args.total_timesteps
-    envs = make_sb3_envs(suite, settings, "DummyVecEnv")
-    settings_of_sb3 = sb3_settings(f"ppo_teacher_{suite}", settings)
-    model = PPO(env=envs, **make_sb3_policy(suite, network), **settings_of_sb3)
+    envs = sb3.make_envs(suite, settings, "DummyVecEnv")
+    settings_of_sb3 = sb3.settings_of(settings)
+    model = PPO(env=envs, **sb3.make_policy(suite, network), **settings_of_sb3)
     return learn_and_score(model, envs, args, settings, "sb3_ppo")
 
 

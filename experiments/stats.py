@@ -9,7 +9,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from rliable import library, metrics
+
+from experiments.studies import PROCGEN, all_runs
 
 # Random play and a human (Badia et al., 2020).
 ATARI_BASES = {
@@ -25,6 +28,7 @@ ATARI_BASES = {
     "Seaquest": (68.4, 42054.7),
     "Zaxxon": (32.5, 9173.3),
 }
+BINS = 100  # points of a learning curve in the CSV
 FLOOR = 0.01  # a fraction at or below it enters a geometric mean as this
 
 
@@ -37,10 +41,10 @@ def normalize(env_id: str, score: float) -> float:
     return (score - random) / (human - random)
 
 
-def fraction_of_teacher(env_id: str, score: float, teacher_score: float) -> float | None:
-    """Raw scores to the student's fraction; None where the teacher's is not above 0."""
+def fraction_of_teacher(env_id: str, score: float, teacher_score: float) -> float:
+    """Raw scores to the student's fraction; nan where the teacher's is not above 0."""
     teacher = normalize(env_id, teacher_score)
-    return normalize(env_id, score) / teacher if teacher > 0 else None
+    return normalize(env_id, score) / teacher if teacher > 0 else math.nan
 
 
 def steps_to_90_percent(env_id: str, evaluations: list, teacher_score: float) -> int | None:
@@ -49,16 +53,96 @@ def steps_to_90_percent(env_id: str, evaluations: list, teacher_score: float) ->
     return next((e[0] for e in evaluations if normalize(env_id, e[1]) >= wanted), None)
 
 
+def each(function, *columns: pd.Series) -> np.ndarray:
+    return np.array([function(*row) for row in zip(*columns, strict=True)], dtype=float)
+
+
+def make_grid(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All runs of all studies, one that is missing without numbers, and the points of their curves.
+
+    Fractions, errors among them, are of the teacher's score, or of the original's where it is
+    imperfect; `area` is that of the evaluations on the way, `million_steps` are those to 90 %, or
+    all. A point's `score` and `fraction` are of the episodes that its run trained on.
+    """
+    grid = pd.DataFrame([run.key for run in all_runs()])
+    keys = list(grid)
+    grid = grid.astype(runs.dtypes[keys]).merge(runs, how="left")
+    env_id, names = grid["env_id"], ("", "teacher_")
+    for levels in ("", "_training"):
+        original, teacher = grid[f"original_score{levels}"], grid[f"teacher_score{levels}"]
+        reference = original.where(grid["sigma"] > 0, teacher)
+        grid[f"reference{levels}"] = reference
+        for name in names:
+            score = grid[f"{name}score{levels}"]
+            grid[f"{name}fraction{levels}"] = each(fraction_of_teacher, env_id, score, reference)
+    for name in names:  # an error is a difference of scores
+        above = grid[f"{name}score"] + grid[f"{name}score_se"]
+        above = each(fraction_of_teacher, env_id, above, grid["reference"])
+        grid[f"{name}fraction_se"] = above - grid[f"{name}fraction"]
+    of_training = grid["reference_training"].where(env_id.isin(PROCGEN), grid["reference"])
+    grid = grid.assign(row=grid.index, of_training=of_training)
+
+    points = curves.merge(grid[[*keys, "row", "steps", "reference", "of_training"]])
+    points["bin"] = (points["step"] / points["steps"] * BINS).round().astype(int)
+    for name, column, reference in [
+        ("", "training_return", "of_training"),
+        ("evaluation_", "evaluation", "reference"),
+    ]:
+        scores = points["env_id"], points[column]
+        points[f"{name}score"] = each(normalize, *scores)
+        points[f"{name}fraction"] = each(fraction_of_teacher, *scores, points[reference])
+    grid["area"] = points.groupby("row")["evaluation_fraction"].mean()
+    grid["million_steps"] = grid["steps_to_90_percent"].fillna(grid["steps"]) / 1e6
+    return grid, points
+
+
+def select(grid: pd.DataFrame, study: str, envs, **choices) -> pd.DataFrame:
+    """The runs of a study in some environments, the missing ones among them."""
+    chosen = (grid["study"] == study) & grid["env_id"].isin([*envs])
+    for name, value in choices.items():
+        chosen &= grid[name] == value
+    return grid[chosen]
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.dropna(subset=["score"])
+
+
+def each_teacher(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each environment and seed: of its teacher, measured beside several students."""
+    return runs.groupby(["env_id", "seed"], sort=False).last().reset_index()
+
+
+def mean_score(runs: pd.DataFrame, column: str = "score") -> float:
+    """Human-normalised on Atari; nan where there is none."""
+    return float(pd.Series(each(normalize, runs["env_id"], runs[column])).mean())
+
+
+def gradient_groups(grid: pd.DataFrame) -> list[tuple[str, dict[str, pd.DataFrame]]]:
+    """Name and runs by form, of each student and teacher that PPD was run on in both forms."""
+    groups, runs = [], finished(grid[grid["study"] == "gradient"])
+    kind = ["env_id", "size", "sigma", "log_std_shift"]
+    for (env_id, size, sigma, shift), group in runs.groupby(kind, sort=False):
+        teacher = f", σ = {sigma:g}" if sigma else f", log σ {shift:+g}" if shift else ""
+        forms = {
+            "Equation 2": group[(group["ratio_gradient"]).fillna(False)],
+            "r detached": group[(~group["ratio_gradient"]).fillna(False)],
+            "student-distill": group[group["method"] == "student-distill"],
+        }
+        if len(forms["Equation 2"]) and len(forms["r detached"]):
+            found = {form: members for form, members in forms.items() if len(members)}
+            groups.append((f"{env_id}, {size}{teacher}", found))
+    return groups
+
+
 @dataclass
 class Aggregate:
     """Geometric interquartile mean over runs, and all that a reader must know about it."""
 
     mean: float
-    interval: tuple[float, float] | None
-    """95 %; None where no environment has a second seed"""
+    interval: tuple[float, float] | None  # 95 %; None where no environment has a second seed
     runs: int
-    floored: int
-    """how many fractions entered as `FLOOR`"""
+    floored: int  # how many fractions entered as `FLOOR`
 
 
 def geometric_iqm(*fractions: np.ndarray) -> np.ndarray:
@@ -83,18 +167,25 @@ def bootstrap(groups: list[np.ndarray], function, resamples: int) -> np.ndarray:
     return intervals[""]
 
 
-def aggregate(fractions: dict[str, list[float]], resamples: int = 2000) -> Aggregate | None:
-    """Environment → fractions of its seeds, to one number; None where there is no run at all."""
-    groups = [np.array(values)[:, None] for values in fractions.values() if values]
+def aggregate(runs: pd.DataFrame, column: str = "fraction") -> Aggregate | None:
+    """A column of runs to one number; None where there is no run at all."""
+    known = runs.dropna(subset=[column])
+    groups = [np.array(of_env[column])[:, None] for _, of_env in known.groupby("env_id")]
     if not groups:
         return None
-    together = np.concatenate(groups)
     interval = None
-    if max(len(group) for group in groups) > 1:
-        low, high = bootstrap(groups, geometric_iqm, resamples)[:, 0]
+    if max(map(len, groups)) > 1:
+        low, high = bootstrap(groups, geometric_iqm, 2000)[:, 0]
         interval = float(low), float(high)
-    floored = int((together <= FLOOR).sum())
-    return Aggregate(float(geometric_iqm(*groups)[0]), interval, len(together), floored)
+    floored = int((known[column] <= FLOOR).sum())
+    return Aggregate(float(geometric_iqm(*groups)[0]), interval, len(known), floored)
+
+
+def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The mean over seeds, and its 95 % bootstrap interval."""
+    groups = [np.array(values, dtype=float)[:, None]]
+    low, high = bootstrap(groups, lambda *drawn: np.mean(np.concatenate(drawn), axis=0), 2000)[:, 0]
+    return float(np.mean(values)), float(low), float(high)
 
 
 def curve_band(curves: dict[str, np.ndarray], resamples: int = 300):

@@ -15,10 +15,12 @@ GAMES = ("Atlantis", "BeamRider", "CrazyClimber", "DemonAttack", "Enduro", "Free
 GAMES += ("Pong", "Qbert", "Seaquest", "Zaxxon")
 ATARI = tuple(f"{game}NoFrameskip-v4" for game in GAMES)
 MUJOCO = ("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4")
-MUJOCO_TEACHERS = (*MUJOCO, "Swimmer-v4")
 LAMBDA_MUJOCO = ("HalfCheetah-v4", "Hopper-v4")
 SB3_ENVS = ("HalfCheetah-v4", "Hopper-v4")  # where our PPO is laid beside SB3's
+SB3_STEPS = 4_000_000  # of which the paper says nothing
 PROCGEN = ("coinrun", "jumper", "miner", "ninja")
+ENVS = {"atari": ATARI, "mujoco": MUJOCO, "procgen": PROCGEN}
+TEACHERS = (*ATARI, *MUJOCO, "Swimmer-v4", *PROCGEN)
 # The environments of Tables 2, 6, 7, 9; Figure 2 takes the four Atari games among them.
 IMPERFECT_ATARI = tuple(
     f"{game}NoFrameskip-v4" for game in ("BeamRider", "CrazyClimber", "MsPacman", "Qbert")
@@ -29,11 +31,16 @@ SIGMA = 0.05  # of the noise on an imperfect teacher's parameters (Section 3)
 # seed 100, with noise of that seed, keeps a third to two thirds of its score: 0.39, 0.51, 0.46 and
 # 0.54 of it. (With the paper's σ: 0.03, less than nothing, 0.96 and 0.06.)
 MUJOCO_SIGMA = {"Ant-v4": 0.0175, "HalfCheetah-v4": 0.03, "Hopper-v4": 0.1, "Humanoid-v4": 0.03}
+LOG_STD_SHIFT = -2.0  # of teachers with as little noise as people's have: its σ times 0.14
 
 
 def suite_of(env_id: str) -> str:
     """atari, mujoco or procgen."""
     return "atari" if env_id in ATARI else "procgen" if env_id in PROCGEN else "mujoco"
+
+
+def plain_name(env_id: str) -> str:
+    return env_id.removesuffix("NoFrameskip-v4")
 
 
 @dataclass(frozen=True)
@@ -45,31 +52,70 @@ class Run:
     method: str
     seed: int
     size: str = "same"
-    sigma: float = 0.0
-    """of the noise on the teacher's parameters; 0: the teacher as it was trained"""
+    sigma: float = 0.0  # of the noise on the teacher's parameters
+    # Further flags of the script, part of the folder's name; a flag without a value has None.
     options: dict = field(default_factory=dict, hash=False)
-    """further flags of the script, part of the folder's name"""
+    log_std_shift: float = 0.0  # of the teacher's log σ; below 0: its actions have less noise
+    teacher_seed: int | None = None  # and of the noise on it; None: the student's own
 
     @property
     def suite(self) -> str:
         return suite_of(self.env_id)
 
     @property
+    def steps(self) -> int:
+        """Environment steps of the whole run, at least."""
+        if self.method == "teacher":
+            return 30_000_000 if self.suite == "procgen" else 10_000_000
+        return SB3_STEPS if self.method == "sb3-ppo" else 2_000_000
+
+    @property
     def run_dir(self) -> Path:
         """runs/<study>/<env>__<method>__<size>[__<option>]__<seed>, relative to the repository."""
-        parts = [self.env_id, self.method, self.size]
-        parts += [f"sigma-{self.sigma:g}"] if self.sigma else []
-        parts += [f"{name}-{value}" for name, value in self.options.items()]
+        parts = [self.env_id, self.method, self.size, *self.imperfections]
+        parts += [n if value is None else f"{n}-{value}" for n, value in self.options.items()]
         return Path("runs") / self.study / "__".join([*parts, str(self.seed)])
+
+    @property
+    def key(self) -> dict:
+        """What tells it from all other runs: the first columns of runs.csv."""
+        is_ppd = self.method == "ppd"
+        key = {"study": self.study, "env_id": self.env_id, "method": self.method, "size": self.size}
+        key["distill_lambda"] = float(self.options.get("distill-lambda", 1)) if is_ppd else None
+        key["ratio_gradient"] = "no-ratio-gradient" not in self.options if is_ppd else None
+        return key | {n: getattr(self, n) for n in ("sigma", "log_std_shift", "seed")}
+
+    @property
+    def imperfections(self) -> list[str]:
+        """What was done to the teacher, as part of a file's name."""
+        parts = [f"sigma-{self.sigma:g}"] if self.sigma else []
+        return parts + ([f"log-std{self.log_std_shift:+g}"] if self.log_std_shift else [])
+
+    @property
+    def origin(self) -> "Run | None":
+        """The run that trains its teacher, or what an imperfect teacher is made of."""
+        if self.method in ("teacher", "sb3-ppo"):
+            return None
+        return teacher_run(self.env_id, self.teacher_seed or self.seed)
 
     @property
     def teacher(self) -> Path | None:
         """The teacher of the same environment and seed: a student of seed S learns from that."""
-        if self.method in ("teacher", "sb3-ppo"):
+        if self.origin is None:
             return None
-        if self.sigma:
-            return corrupted_teacher(self.env_id, self.sigma, self.seed)
-        return teacher_run(self.env_id, self.seed).run_dir / "agent.safetensors"
+        if not self.imperfections:
+            return self.origin.run_dir / "agent.safetensors"
+        name = "__".join([self.env_id, *self.imperfections, str(self.origin.seed)])
+        return Path("runs/corrupted") / f"{name}.safetensors"
+
+    @property
+    def corruption(self) -> list[str]:
+        """Flags of `experiments.corrupt` that make the teacher out of its origin; else none."""
+        if not self.imperfections:
+            return []
+        flags = {"sigma": self.sigma, "log-std-shift": self.log_std_shift}
+        words = [w for name, value in flags.items() if value for w in (f"--{name}", f"{value:g}")]
+        return [*words, "--seed", str(self.origin.seed), "--out", str(self.teacher)]
 
     @property
     def script(self) -> list[str]:
@@ -88,12 +134,8 @@ class Run:
         else:
             flags |= {"student-size": self.size, "teacher": teacher or self.teacher}
         flags |= self.options | {"run-dir": self.run_dir}
-        return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-
-
-def corrupted_teacher(env_id: str, sigma: float, seed: int) -> Path:
-    """Where `experiments/corrupt.py` puts the teacher of a seed with noise of the same seed."""
-    return Path("runs/corrupted") / f"{env_id}__sigma-{sigma:g}__{seed}.safetensors"
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        return [str(word) for word in words if word is not None]
 
 
 def teacher_run(env_id: str, seed: int) -> Run:
@@ -102,8 +144,7 @@ def teacher_run(env_id: str, seed: int) -> Run:
 
 def teachers() -> list[Run]:
     """Figures 3–5, the teacher column of Table 5."""
-    envs = (*ATARI, *MUJOCO_TEACHERS, *PROCGEN)
-    return [teacher_run(env_id, seed) for env_id, seed in product(envs, SEEDS)]
+    return [teacher_run(env_id, seed) for env_id, seed in product(TEACHERS, SEEDS)]
 
 
 def sizes() -> list[Run]:
@@ -146,11 +187,37 @@ def sb3_ppo() -> list[Run]:
     return [Run("sb3-ppo", env_id, "sb3-ppo", seed) for env_id, seed in product(SB3_ENVS, SEEDS)]
 
 
+def gradient() -> list[Run]:
+    """Not in the paper: PPD with and without the KL term's gradient through the ratio.
+
+    All students learn from the shipped teacher (of seed 100) or an imperfect one made of that, so
+    a seed is the student's alone.
+    """
+    forms = [("ppd", {}), ("ppd", {"no-ratio-gradient": None})]
+    three, runs = SEEDS[:3], []
+
+    def add(envs, size, seeds, methods=forms, sigmas=None, shift=0.0):
+        for env_id, (method, options), seed in product(envs, methods, seeds):
+            sigma = sigmas[env_id] if sigmas else 0.0
+            runs.append(Run("gradient", env_id, method, seed, size, sigma, options, shift, 100))
+
+    add(MUJOCO, "smaller", SEEDS)
+    add(MUJOCO, "smaller", three, [("student-distill", {})])
+    add(("Ant-v4", "Humanoid-v4"), "larger", three)
+    add(("Ant-v4", "HalfCheetah-v4"), "larger", three, sigmas=MUJOCO_SIGMA)
+    add(("Ant-v4", "HalfCheetah-v4"), "smaller", three, shift=LOG_STD_SHIFT)
+    return runs
+
+
 def vary_lambda(study: str, envs: tuple[str, ...], weights: tuple[float, ...]) -> list[Run]:
     runs = []
     for env_id, weight, seed in product(envs, weights, SEEDS):
         runs.append(Run(study, env_id, "ppd", seed, "larger", 0.0, {"distill-lambda": weight}))
     return runs
+
+
+def all_runs() -> list[Run]:
+    return [run for make_runs in STUDIES.values() for run in make_runs()]
 
 
 STUDIES = {
@@ -162,6 +229,7 @@ STUDIES = {
     "imperfect-mujoco": imperfect_mujoco,
     "lambda-mujoco": lambda_mujoco,
     "sb3-ppo": sb3_ppo,
+    "gradient": gradient,
 }
 
 

@@ -1,39 +1,29 @@
-"""Workers start from a server that has the scripts imported; tests leave no handler behind."""
+"""Tests share the cores with each other's processes, and the process's number of threads."""
 
-import multiprocessing
-import multiprocessing.forkserver
 import os
-import signal
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores with each other's workers
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from helpers import MUJOCO_SCRIPTS, SCRIPTS, load
-
-
-@pytest.fixture(scope="session", autouse=True)
-def warm_fork_server():
-    multiprocessing.set_forkserver_preload(SCRIPTS)
-    multiprocessing.forkserver.ensure_running()
+from helpers import RUNS, SUITES, load
 
 
 @pytest.fixture(autouse=True)
-def restore_process():
-    """`train` sets signal handlers and torch's thread count for the process it is alone in."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def restore_threads():
+    """`train` sets torch's thread count for the process it is alone in."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
-@pytest.fixture(params=SCRIPTS)
-def script(request):
-    return load(request.param)
+@pytest.fixture(params=SUITES)
+def suite(request):
+    return request.param
 
 
-@pytest.fixture(params=MUJOCO_SCRIPTS)
-def mujoco_script(request):
-    return load(request.param)
+@pytest.fixture(params=RUNS, ids=" ".join)
+def run(request):
+    """A script and the suite it is to run in: each script in each of its suites."""
+    name, suite = request.param
+    return load(name), suite

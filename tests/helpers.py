@@ -1,5 +1,7 @@
-"""What several test files share: the scripts, mutants of them, and small environments."""
+"""What several test files share: the scripts, mutants of them, tiny runs and fake environments."""
 
+import ast
+import dataclasses
 import importlib
 import json
 import sys
@@ -9,12 +11,17 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent
-# Every training script at the top level; a script to come is found by itself.
-SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "\ndef train(" in path.read_text())
-MUJOCO_SCRIPTS = [name for name in SCRIPTS if name in ("ppo_teacher_mujoco", "ppd_mujoco")]
-PPO_SCRIPTS = [name for name in SCRIPTS if name.startswith(("ppo_teacher_", "ppd_"))]
+SUITES = ("mujoco", "atari", "procgen")
+TEACHERS = [f"ppo_teacher_{suite}" for suite in SUITES]
+PPD_SCRIPTS = [f"ppd_{suite}" for suite in SUITES]
+BASELINES = ["student_distill", "teacher_distill"]
+SCRIPTS = PPD_SCRIPTS + TEACHERS + BASELINES
+# Every pair of a script and a suite that it trains in.
+RUNS = [(name, name.split("_")[-1]) for name in PPD_SCRIPTS + TEACHERS]
+RUNS += [(name, suite) for name in BASELINES for suite in SUITES]
 PAPER_IDS = ["Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4", "Swimmer-v4"]
 
 
@@ -22,45 +29,182 @@ def load(name: str) -> types.ModuleType:
     return importlib.import_module(name)
 
 
-def has_teacher(name: str) -> bool:
-    return name.startswith("ppd_")
+def read(name: str) -> str:
+    return (ROOT / f"{name}.py").read_text()
 
 
-def mutant(name: str, function: str, old: str, new: str) -> types.ModuleType:
+def definitions(source: str) -> dict[str, str]:
+    """Top-level classes and functions, each with the comments and decorators above it.
+
+    A heading, `# ---- Losses`, is no part of the definition below it.
+    """
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
+            while lines[start - 1].startswith("#") and not lines[start - 1].startswith("# ---"):
+                start -= 1
+            found[node.name] = "\n".join(lines[start : node.end_lineno])
+    return found
+
+
+def owners() -> dict[str, str]:
+    """The first script that has a definition: tests of its body run there.
+
+    A name has one body in all scripts, as test_copies.py holds.
+    """
+    found = {}
+    for script in reversed(SCRIPTS):
+        found |= dict.fromkeys(definitions(read(script)), script)
+    return found
+
+
+def owner(name: str) -> types.ModuleType:
+    """The script in which the function or class of this name is tested."""
+    return load(owners()[name])
+
+
+def mutant(script: str, function: str, old: str, new: str) -> types.ModuleType:
     """The script with one thing changed in one function."""
-    source = (ROOT / f"{name}.py").read_text()
-    start = source.index(f"def {function}(")
-    end = source.find("\n\n\n", start)
-    body = source[start:end]
-    assert body.count(old) == 1, f"{name}.{function}: {body.count(old)} times {old!r}"
-    module = types.ModuleType(name)
-    module.__file__ = str(ROOT / f"{name}.py")
-    exec(
-        compile(source[:start] + body.replace(old, new) + source[end:], name, "exec"), vars(module)
-    )
+    source, body = read(script), definitions(read(script))[function]
+    assert body.count(old) == 1, f"{script}.{function}: {body.count(old)} times {old!r}"
+    module = types.ModuleType(script)
+    module.__file__ = str(ROOT / f"{script}.py")
+    changed = source.replace(body, body.replace(old, new))
+    exec(compile(changed, script, "exec"), vars(module))
     return module
 
 
-def gaussian_agent(script, action_dim: int):
-    bounds = torch.full((action_dim,), -1.0), torch.full((action_dim,), 1.0)
-    return script.MujocoAgent(*bounds, 3, (4,)).double()
+# ------------------------------------------------------------------------------- Tiny runs
+ENV_IDS = {"mujoco": "Hopper-v4", "atari": "PongNoFrameskip-v4", "procgen": "dodgeball"}
+HEADERS = {
+    "mujoco": {"hidden_sizes": [5], "deterministic": True},
+    "atari": {"size": "smaller", "deterministic": True, "frame_skip": 4},
+    "procgen": {"size": "smaller", "deterministic": False, "distribution_mode": "easy"}
+    | {"num_levels": 200, "start_level": 0},
+}
 
 
-def distribution(script, outputs: torch.Tensor, log_std: torch.Tensor):
-    """The distribution that a script's agent makes of the policy's outputs."""
-    if not hasattr(script, "MujocoAgent"):
-        return script.PixelAgent.distribution(None, outputs)
-    agent = gaussian_agent(script, outputs.shape[1])
-    del agent.log_std
-    agent.log_std = log_std  # a plain tensor, so that its gradient reaches the caller
-    return agent.distribution(outputs)
+def args_class(script: types.ModuleType, suite: str) -> type:
+    """Its Args; of a baseline, those of the suite."""
+    return getattr(script, f"{suite.capitalize()}Args", script.Args)
 
 
+def make_args(script: types.ModuleType, suite: str, run_dir, **changes):
+    """Arguments of a run that takes seconds; a teacher is saved beside the run where it needs one.
+
+    Three rollouts of 64 steps, minibatches of 24, 24 and 16, nothing evaluated before the end.
+    """
+    kind = args_class(script, suite)
+    names = {field.name for field in dataclasses.fields(kind)}
+    values = {"env_id": ENV_IDS[suite], "num_envs": 4, "num_steps": 16, "minibatch_size": 24}
+    values |= {"update_epochs": 2, "total_timesteps": 192, "eval_every": 0, "episodes": 2}
+    values |= {"num_workers": 1, "env_threads": 1, "torch_threads": 1, "device": "cpu"}
+    values |= {"log_every": 128, "size": "smaller", "student_size": "smaller"}
+    if suite == "mujoco":
+        values["hidden_sizes"] = (16,)
+    if "teacher" in names and "teacher" not in changes:
+        path = Path(run_dir).parent / "teacher.safetensors"
+        if not path.exists():
+            make_teacher(suite, path)
+        values["teacher"] = str(path)
+    values = {name: value for name, value in values.items() if name in names}
+    return kind(**values | {"run_dir": str(run_dir)} | changes)
+
+
+def command(script: types.ModuleType, suite: str, args) -> list[str]:
+    """The command line that gives these arguments."""
+    words = [sys.executable, str(ROOT / f"{script.__name__}.py")]
+    words += [suite] if script.__name__ in BASELINES else []
+    default = type(args)()
+    for name, value in vars(args).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}" if value else f"--no-{flag}"]
+        elif value != getattr(default, name):
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words
+
+
+def save_agent(agent: torch.nn.Module, path, header: dict) -> None:
+    """A checkpoint as the scripts write it."""
+    texts = {name: json.dumps(value) for name, value in header.items()}
+    save_file({k: v.contiguous() for k, v in agent.state_dict().items()}, path, texts)
+
+
+def make_teacher(suite: str, path, sizes=(11, 3), **changes) -> torch.nn.Module:
+    """A random agent far from its initialisation, as a checkpoint; returns it.
+
+    `sizes` are of observations and actions on MuJoCo; `changes`, of its header.
+    """
+    script = load(f"ppd_{suite}")
+    header = {"format": "ppd-agent-1", "suite": suite, "script": f"ppo_teacher_{suite}"}
+    header |= {"env_id": ENV_IDS[suite], "seed": 1, "steps": 0, **HEADERS[suite], **changes}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        if suite == "mujoco":
+            (obs_dim, action_dim), hidden_sizes = sizes, header["hidden_sizes"]
+            box = -torch.ones(action_dim), torch.ones(action_dim)
+            agent = script.MujocoAgent(*box, obs_dim, hidden_sizes)
+            for parameter in agent.parameters():
+                parameter.data.add_(torch.randn_like(parameter) * 0.3)
+            agent.obs_mean.copy_(torch.randn(obs_dim))
+            agent.obs_var.copy_(torch.rand(obs_dim) + 0.5)
+            agent.obs_count.fill_(1000)
+        else:
+            shape = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
+            agent = script.PixelAgent(*shape, header["size"])
+            agent.actor[1].weight.data.mul_(100)
+    save_agent(agent, path, header)
+    return agent
+
+
+def shorten_episodes(script: types.ModuleType, suite: str, monkeypatch) -> None:
+    """Have scores take no time: Atari games of 100 frames, and four games at once, not 10 or 20."""
+    if suite == "atari":
+        import ale_py.vector_env
+
+        plain = ale_py.vector_env.AtariVectorEnv
+        short = lambda *args, **kwargs: plain(*args, **kwargs | {"max_num_frames_per_episode": 100})
+        monkeypatch.setattr(ale_py.vector_env, "AtariVectorEnv", short)
+        games = script.AtariGames
+        few = lambda env_id, num_envs, *rest, **more: games(env_id, min(num_envs, 4), *rest, **more)
+        monkeypatch.setattr(script, "AtariGames", few)
+    elif suite == "procgen":
+        make = script.make_procgen_envs
+        few = lambda args, num_envs, *rest: make(args, min(num_envs, 4), *rest)
+        monkeypatch.setattr(script, "make_procgen_envs", few)
+
+
+def run_main(script: types.ModuleType, arguments, monkeypatch) -> int:
+    """Call a script's main as its command line would; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+    try:
+        script.main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def read_result(run_dir) -> dict:
+    return json.loads((Path(run_dir) / "result.json").read_text())
+
+
+def assert_same_weights(run_dir, other) -> None:
+    """Bit for bit."""
+    a, b = (load_file(Path(folder) / "agent.safetensors") for folder in (run_dir, other))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+# ------------------------------------------------------------------------------- Fakes
 class FakeEnvs:
-    """N environments in this process: slot i's episodes are 3 + i steps long.
+    """N environments in this process, 3 numbers observed, 2 acted.
 
-    Slots take turns in how their episodes end: terminated, truncated, both at once. It records
-    each step, with the sampled action before it was clipped (see `record_actions`).
+    Slot i's episodes are 3 + i steps long. Slots take turns in how their episodes end: terminated,
+    truncated, both at once. It records each step, with the sampled action before it was clipped
+    (see `use_fake_envs`).
     """
 
     made: list = []
@@ -76,37 +220,39 @@ class FakeEnvs:
     def draw(self) -> np.ndarray:
         return self.rng.normal(1.0, 2.0, (self.num_envs, 3))
 
-    def reset(self, seed=None, options=None):
+    def reset(self, *, seed=None, options=None):
         self.rng = np.random.default_rng(seed)
-        self.elapsed = np.zeros(self.num_envs, int)
+        self.elapsed, self.returns = np.zeros(self.num_envs, int), np.zeros(self.num_envs)
         self.obs = self.draw()
-        return self.obs.copy(), {}
+        return self.obs, {}
 
     def step(self, actions):
-        old, self.obs = self.obs, 0.5 * self.obs + self.draw()
-        rewards = self.obs[:, 0] + 3 * actions.sum(1)
+        old, reached = self.obs, 0.5 * self.obs + self.draw()
+        rewards = reached[:, 0] + 3 * actions.sum(1)
         self.elapsed += 1
+        self.returns += rewards
         over, kind = self.elapsed == self.lengths, np.arange(self.num_envs) % 3
         terminations, truncations = over & (kind != 1), over & (kind != 0)
-        final_obs = np.where(over[:, None], self.obs, np.nan)
-        self.obs[over], self.elapsed[over] = self.draw()[over], 0
+        ended = np.flatnonzero(over)
+        episodes = [(int(n), float(self.returns[n]), int(self.elapsed[n])) for n in ended]
+        self.obs = np.where(over[:, None], self.draw(), reached)
+        self.elapsed[over], self.returns[over] = 0, 0.0
+        # `reached` is what each step led to, whether or not an episode ended there.
         self.steps.append(
-            {"obs": old, "next_obs": self.obs.copy(), "final_obs": final_obs, "rewards": rewards}
+            {"obs": old, "reached": reached, "rewards": rewards, "actions": FakeEnvs.raw_actions}
             | {"terminations": terminations, "truncations": truncations}
-            | {"actions": FakeEnvs.raw_actions}
         )
-        infos = {"final_obs": final_obs, "_final_obs": over} if over.any() else {}
-        return self.obs.copy(), rewards, terminations, truncations, infos
+        infos = {"episodes": episodes, "final_obs": {n: reached[n] for n in ended}}
+        return self.obs, rewards, terminations, truncations, infos
 
     def state_dict(self):
-        simulators = [None] * self.num_envs
-        return {"obs": torch.tensor(self.obs), "simulators": simulators}
+        return {}
 
-    def close(self):
-        pass
+    def load_state_dict(self, state):
+        """Only of a run that has all its steps."""
 
 
-def use_fake_envs(script, monkeypatch) -> None:
+def use_fake_envs(script: types.ModuleType, monkeypatch) -> None:
     """Have a MuJoCo script step `FakeEnvs`, which remember the actions that the policy sampled."""
     env_actions = script.MujocoAgent.env_actions
 
@@ -135,36 +281,3 @@ class NoWriter:
 
     def close(self):
         pass
-
-
-def save_mujoco_teacher(script, path, env_id="Hopper-v4", sizes=(3, 2), hidden_sizes=(5,)):
-    """A random agent with unusual statistics and deviations, as a checkpoint; returns it."""
-    obs_dim, action_dim = sizes
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        bounds = -torch.ones(action_dim), torch.ones(action_dim)
-        agent = script.MujocoAgent(*bounds, obs_dim, hidden_sizes)
-        with torch.no_grad():
-            for parameter in agent.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-            agent.obs_mean.copy_(torch.randn(obs_dim))
-            agent.obs_var.copy_(torch.rand(obs_dim) + 0.5)
-            agent.obs_count.fill_(1000)
-    header = {"format": "ppd-agent-1", "suite": "mujoco", "script": "ppo_teacher_mujoco"}
-    header |= {"env_id": env_id, "hidden_sizes": hidden_sizes, "seed": 1, "deterministic": True}
-    script.save_agent(agent, path, header)
-    return agent
-
-
-def run_main(script, arguments, monkeypatch) -> int:
-    """Call a script's main as its command line would; returns the exit status."""
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
-    try:
-        script.main()
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
-def read_result(run_dir) -> dict:
-    return json.loads((Path(run_dir) / "result.json").read_text())

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+from helpers import load
 
-import ppd_atari as script  # test_copies.py holds that the teacher's script has the same text
-
+script = load("ppd_atari")  # test_copies.py holds that the others have the same text
 FEW = ["MsPacman", "Pong", "Seaquest"]  # lives, no lives, a game with random numbers of its own
 MANY = ["Atlantis", "BeamRider", "CrazyClimber", "DemonAttack", "Enduro", "Freeway", "Qbert"]
 MANY += ["Zaxxon"]
@@ -24,16 +24,16 @@ def make_games(game: str, num_envs: int, life_loss: bool = True, frame_skip: int
     return script.AtariGames(f"{game}NoFrameskip-v4", num_envs, 1, frame_skip, life_loss)
 
 
+def change_simulator(monkeypatch, **options) -> None:
+    plain = ale_py.vector_env.AtariVectorEnv
+    make = lambda *args, **kwargs: plain(*args, **(kwargs | options))
+    monkeypatch.setattr(ale_py.vector_env, "AtariVectorEnv", make)
+
+
 @pytest.fixture
 def plain_start(monkeypatch):
     """Games that start without FIRE and no-ops, which a single environment does not press."""
-    options = {"noop_max": 0, "use_fire_reset": False}
-    plain = ale_py.vector_env.AtariVectorEnv
-
-    def make(*args, **kwargs):
-        return plain(*args, **(kwargs | options))
-
-    monkeypatch.setattr(ale_py.vector_env, "AtariVectorEnv", make)
+    change_simulator(monkeypatch, noop_max=0, use_fire_reset=False)
 
 
 def single_game(game: str, seed: int, frame_skip: int = 4) -> gym.Env:
@@ -52,30 +52,27 @@ def single_game(game: str, seed: int, frame_skip: int = 4) -> gym.Env:
 def compare_with_single(game: str, steps: int, frame_skip: int = 4) -> dict:
     """Step both with the same actions; returns how often what happened."""
     games, single = make_games(game, 1, frame_skip=frame_skip), single_game(game, 3, frame_skip)
-    track, rng = script.EpisodeStatistics(1), np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     np.testing.assert_array_equal(games.reset(seed=3)[0][0], single.reset()[0])
     assert games.single_action_space == single.action_space
     assert games.single_action_space.n == ACTIONS.get(game, 9)
-    lives, total, seen = single.unwrapped.ale.lives(), 0, {"lost": 0, "games": 0}
+    lives, played, seen = single.unwrapped.ale.lives(), [], {"lost": 0, "games": 0}
     for _ in range(steps):
         action = rng.integers(games.single_action_space.n, size=1)
         obs, rewards, terminations, truncations, infos = games.step(action)
         their_obs, reward, terminated, truncated, info = single.step(action[0])
         assert rewards[0] == reward
-        total += reward
+        played.append(reward)
         over = terminated or truncated
-        assert infos["game_over"][0] == over
         assert truncations[0] == truncated
         # as SB3 has it: Atlantis plays on with 0 lives, and that is no lost life
         assert terminations[0] == (terminated or 0 < info["lives"] < lives)
+        assert infos["episodes"] == ([(0, sum(played), len(played))] if over else [])
         seen["lost"] += int(terminations[0] and not over)
-        finished = track(rewards, infos["game_over"])
-        assert len(finished) == over
         lives = info["lives"]
         if over:
             np.testing.assert_array_equal(infos["final_obs"][0], their_obs)
-            assert finished[0][0] == total
-            seen["games"], total = seen["games"] + 1, 0
+            seen["games"], played = seen["games"] + 1, []
             their_obs, info = single.reset()
             lives = info["lives"]
         np.testing.assert_array_equal(obs[0], their_obs)
@@ -96,23 +93,18 @@ def test_equal_to_gymnasium_for_long(game, plain_start):
 
 
 def test_frame_skip_of_1(plain_start):
-    assert compare_with_single("MsPacman", 600, frame_skip=1)
+    compare_with_single("MsPacman", 600, frame_skip=1)
 
 
 def test_a_time_limit_is_a_truncation(monkeypatch):
     """The final observation is at hand, and the next game has begun."""
-    plain = ale_py.vector_env.AtariVectorEnv
-
-    def make(*args, **kwargs):
-        return plain(*args, **(kwargs | {"max_num_frames_per_episode": 200}))
-
-    monkeypatch.setattr(ale_py.vector_env, "AtariVectorEnv", make)
+    change_simulator(monkeypatch, max_num_frames_per_episode=200)
     games, ends = make_games("Pong", 2), 0
     before = games.reset(seed=1)[0].copy()
     for _ in range(120):
         obs, _, terminations, truncations, infos = games.step(np.zeros(2, dtype=np.int64))
         assert not terminations.any()
-        np.testing.assert_array_equal(infos["game_over"], truncations)
+        assert [n for n, _, _ in infos["episodes"]] == np.flatnonzero(truncations).tolist()
         for row in np.flatnonzero(truncations):
             ends += 1
             np.testing.assert_array_equal(infos["final_obs"][row][:3], before[row][1:])
@@ -121,15 +113,13 @@ def test_a_time_limit_is_a_truncation(monkeypatch):
     assert ends >= 4
 
 
-def random_steps(games, rng, steps, until=lambda infos: False):
+def random_steps(games, rng, steps):
     """The steps, copied, of random play."""
     played = []
     for _ in range(steps):
         actions = rng.integers(games.single_action_space.n, size=games.num_envs)
         *step, infos = games.step(actions)
-        played.append([np.copy(part) for part in step])
-        if until(infos):
-            break
+        played.append([np.copy(part) for part in step] + [infos["episodes"]])
     return played
 
 
@@ -138,7 +128,9 @@ def test_replay_is_bit_identical(game):
     """Over games played before, and into games that start after it."""
     old, new, rng = make_games(game, 2), make_games(game, 2), np.random.default_rng(2)
     old.reset(seed=5)
-    random_steps(old, rng, 1200, until=lambda infos: infos["game_over"].any())
+    for _ in range(1200):
+        if random_steps(old, rng, 1)[0][-1]:
+            break
     random_steps(old, rng, 40)
     state = old.state_dict()
     new.reset(seed=99)
@@ -153,51 +145,36 @@ def test_replay_is_bit_identical(game):
     np.testing.assert_array_equal(old.games, new.games)
 
 
-def test_a_state_just_after_a_reset():
-    old, new = make_games("Pong", 2), make_games("Pong", 2)
-    old.reset(seed=5)
-    new.reset(seed=6)
-    new.load_state_dict(old.state_dict())
-    np.testing.assert_array_equal(old.obs, new.obs)
-
-
-def test_a_replay_that_differs_is_refused():
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_replay_that_differs_is_reported(changed, capsys):
     games = make_games("Pong", 2)
     games.reset(seed=5)
     state = games.state_dict()
-    state["obs"][1, 3, 40, 40] += 1
-    with pytest.raises(script.UserError, match="do not replay"):
-        games.load_state_dict(state)
+    state["obs"][1, 3, 40, 40] += changed
+    games.load_state_dict(state)
+    assert ("WARNING: the running episodes" in capsys.readouterr().out) == bool(changed)
 
 
 def test_seeds():
     games = make_games("Pong", 2)
     first = games.reset(seed=7)[0].copy()
     assert games.seeds.tolist() == [7, 8]
-    random_steps(games, np.random.default_rng(0), 20)
+    later = random_steps(games, np.random.default_rng(0), 20)
     np.testing.assert_array_equal(games.reset(seed=7)[0], first)
-    games.reset()  # goes on from the seed
-    drawn = games.seeds.tolist()
-    games.reset(seed=7)
-    games.reset()
-    assert games.seeds.tolist() == drawn != [7, 8]
+    for a, b in zip(later, random_steps(games, np.random.default_rng(0), 20), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
 
 
 def test_a_lost_life_in_the_middle_of_a_rollout():
     """For GAE an end; in the game the next step is an ordinary one."""
-    games, rng, frames, rewards, lost = (
-        make_games("MsPacman", 1),
-        np.random.default_rng(3),
-        [],
-        [],
-        [],
-    )
+    games, rng = make_games("MsPacman", 1), np.random.default_rng(3)
+    frames, rewards, lost = [], [], []
     games.reset(seed=1)
     for _ in range(300):
         frames.append(games.obs[0].copy())
         _, reward, terminations, truncations, infos = games.step(rng.integers(9, size=1))
         rewards.append(reward.astype(np.float32))
-        lost.append(terminations & ~infos["game_over"])
+        lost.append(terminations & (not infos["episodes"]))
         assert not truncations.any()
     (at, *_) = np.flatnonzero(lost)
     assert 0 < at < 299
@@ -222,45 +199,22 @@ class RandomAgent:
 
 @pytest.mark.parametrize("game", GAMES)
 def test_evaluation_plays_whole_games(game):
-    """Nothing ends but games: where lives are lost, `life_loss` would end ten times as many."""
-    games = make_games(game, 2, life_loss=False)
-    returns, lengths = script.evaluate(RandomAgent(games.single_action_space.n), games, 2, 1, False)
-    training, track = make_games(game, 2), script.EpisodeStatistics(2)
-    finished = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        training.reset(seed=1)
-        agent, ends = RandomAgent(games.single_action_space.n), 0
-        while len(finished) < 2:
-            _, rewards, terminations, _, infos = training.step(agent.act(training.obs, False))
-            ends += terminations.sum()
-            over = infos["game_over"]
-            for slot, episode in zip(np.flatnonzero(over), track(rewards, over), strict=True):
-                finished.setdefault(slot, episode)
-    assert [finished[0], finished[1]] == list(zip(returns, lengths, strict=True))
-    assert ends > 2 or game in ("Pong", "Freeway", "Enduro")
+    """Nothing ends but games: `life_loss`, which ends more, leaves the episodes as they are."""
+    agent, scores = RandomAgent(ACTIONS.get(game, 9)), []
+    for life_loss in (False, True):
+        games, ends = make_games(game, 2, life_loss), []
+        step = games.step
 
+        def record(actions, step=step, ends=ends):
+            *rest, infos = step(actions)
+            ends.append(rest[2].sum())
+            return *rest, infos
 
-@pytest.mark.parametrize(
-    ("env_id", "reason"),
-    [
-        ("Hopper-v4", "no Atari id"),
-        ("ALE/Pong-v5", "no Atari id"),
-        ("Pong", "no Atari id"),
-        ("PingNoFrameskip-v4", "no such game"),
-    ],
-)
-def test_ids_that_are_refused(env_id, reason):
-    with pytest.raises(script.UserError, match=reason) as error:
-        script.AtariGames(env_id, 2, 1, 4, True)
-    assert "\n" not in str(error.value)
-    assert "PongNoFrameskip-v4" in str(error.value)
-
-
-def test_a_missing_rom(monkeypatch, tmp_path):
-    monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
-    with pytest.raises(script.UserError, match="ROM cannot be read.*ALE_ROMS_DIR"):
-        script.find_rom("PongNoFrameskip-v4")
+        games.step = record
+        scores.append(script.evaluate(agent, games, 2, 1, False))
+    assert scores[0] == scores[1]
+    assert min(scores[0]["lengths"]) > 100
+    assert sum(ends) > 2 or game in ("Pong", "Freeway", "Enduro")
 
 
 def test_rom_names():

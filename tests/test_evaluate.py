@@ -1,68 +1,50 @@
 """evaluate.py: repeats a run's own score, makes one table, films, refuses what it cannot score."""
 
-import importlib
 import json
+import subprocess
 import sys
-from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
-import torch
+from helpers import ROOT, load, make_args, make_teacher, run_main, save_agent, shorten_episodes
 from PIL import Image
 
 import evaluate
-import ppo_teacher_mujoco as script
-from experiments import curves, film
+from experiments import curves, film, sb3_ppo
+
+script = load("ppo_teacher_mujoco")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("evaluate") / "run"
-    small = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "hidden_sizes": (8,)}
-    length = {"total_timesteps": 1, "episodes": 12, "num_workers": 1, "torch_threads": 1}
-    script.train(script.Args(run_dir=str(run_dir), **small, **length))
+    script.train(make_args(script, "mujoco", run_dir, episodes=12))
     return run_dir
 
 
 def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-    status = 0
-    try:
-        evaluate.main()
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capsys.readouterr()
+    """Exit status, stdout and stderr, on one core, as the tests' runs are trained."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    capsys.readouterr()
+    return run_main(evaluate, arguments, monkeypatch), *capsys.readouterr()
 
 
-def test_repeats_the_final_score_of_the_run(run, monkeypatch, capsys):
-    checkpoint = run / "agent.safetensors"
-    status, out, _ = call(monkeypatch, capsys, checkpoint, checkpoint, "--episodes", 12)
-    rows = [line.split(" | ") for line in out.splitlines()[2:]]
-    score = json.loads((run / "result.json").read_text())["score"]
-    assert status == 0 and len(rows) == 2 and rows[0] == rows[1]
-    assert rows[0][5] == f"{score['mean']:.1f} ± {score['standard_error']:.1f}"
-
-
-def test_refusals_of_any_script_are_one_line(run, tmp_path, monkeypatch, capsys):
-    """Each script has a UserError of its own."""
-    tensors, header = script.read_checkpoint(run / "agent.safetensors")
-    agent = SimpleNamespace(state_dict=lambda: tensors)
-    for name in ("ppo_teacher_mujoco", "student_distill"):
-        path = tmp_path / f"{name}.safetensors"
-        script.save_agent(agent, path, header | {"script": name, "hidden_sizes": [9]})
-        status, _, errors = call(monkeypatch, capsys, path)
-        assert status == 2 and len(errors.splitlines()) == 1
-        assert f"checkpoint {path}: its weights do not have the sizes" in errors
-    status, _, errors = call(monkeypatch, capsys, run / "agent.safetensors", "--seed", -1)
-    assert status == 2 and "--seed -1: must be from 0" in errors
-
-
-def test_another_seed_plays_other_episodes(run, monkeypatch, capsys):
-    checkpoint = run / "agent.safetensors"
-    _, out, _ = call(monkeypatch, capsys, checkpoint, "--episodes", 12, "--seed", 7)
-    score = json.loads((run / "result.json").read_text())["score"]
-    assert f"{score['mean']:.1f} ± {score['standard_error']:.1f}" not in out
+def test_repeats_the_final_score_of_the_run(suite, monkeypatch, capsys, tmp_path):
+    """Number for number, also of two files; another seed plays other episodes."""
+    script, played, play = load(f"ppd_{suite}"), [], evaluate.play
+    shorten_episodes(script, suite, monkeypatch)
+    result = script.train(make_args(script, suite, tmp_path / "run", episodes=6))
+    record = lambda *arguments: played.append(play(*arguments)) or played[-1]
+    monkeypatch.setattr(evaluate, "play", record)
+    path = tmp_path / "run" / "agent.safetensors"
+    for flags in ([path, path], [path, "--seed", 7]):
+        status, out, _ = call(monkeypatch, capsys, *flags, "--episodes", 6)
+        rows = [line.split(" | ") for line in out.splitlines()[2:]]
+        assert status == 0 and len(rows) == sum(flag is path for flag in flags)
+        assert rows[0][5].startswith(script.score_text(played[-1]))
+    assert played[0] == played[1] == result["score"]
+    assert played[2] != played[0] or suite == "atari"  # where all short games end 0:0
 
 
 def test_confidence_interval_covers_as_often_as_it_says():
@@ -114,7 +96,7 @@ def test_curves_of_a_finished_and_of_a_stopped_run_are_the_same(run, tmp_path):
     finished, stopped = curves.read_run(run), curves.read_run(tmp_path)
     assert "score" in finished and "score" not in stopped
     assert stopped["script"] == finished["script"] and stopped["curve"] == finished["curve"]
-    assert stopped["iteration"] == finished["iteration"] == 1
+    assert stopped["steps"] == finished["steps"] == 192
     assert stopped["args"]["seed"] == finished["args"]["seed"]
 
 
@@ -132,8 +114,9 @@ def test_film_refuses_in_one_line(arguments, monkeypatch, capsys):
     [
         ([], "no checkpoint given"),
         (["nowhere.safetensors"], "No such file"),
-        (["pyproject.toml"], "not safetensors"),
+        ([ROOT / "pyproject.toml"], "no agent of this project"),
         (["nowhere.safetensors", "--episodes", "0"], "at least 1"),
+        (["nowhere.safetensors", "--seed", "-1"], "--seed -1: must be from 0"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(arguments, words, monkeypatch, capsys):
@@ -141,20 +124,23 @@ def test_wrong_input_is_one_line_and_status_2(arguments, words, monkeypatch, cap
     assert status == 2 and not out and len(err.splitlines()) == 1 and words in err
 
 
-def test_a_checkpoint_cannot_name_a_foreign_script(run, tmp_path, monkeypatch, capsys):
-    agent, header = script.load_mujoco_agent(run / "agent.safetensors")
-    script.save_agent(agent, tmp_path / "agent.safetensors", header | {"script": "os"})
-    status, _, err = call(monkeypatch, capsys, tmp_path / "agent.safetensors")
-    assert status == 2 and "script 'os' is none of" in err
-
-
-def save_pixel_agent(path, suite, **header):
-    script = importlib.import_module(f"ppo_teacher_{suite}")
-    shape, num_actions = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
-    torch.manual_seed(0)
-    agent = script.PixelAgent(shape, num_actions, "smaller")
-    header |= {"format": "ppd-agent-1", "suite": suite, "script": script.__name__, "steps": 0}
-    script.save_agent(agent, path, header | {"size": "smaller", "seed": 1})
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"script": "os"}, "no script of this project is called os"),
+        ({"script": "student_distill", "hidden_sizes": [9]}, "agent.safetensors: no sound mujoco"),
+        ({"suite": "chess"}, "its suite is chess"),
+    ],
+)
+def test_a_strange_checkpoint_is_one_line(changes, words, tmp_path, monkeypatch, capsys):
+    """Each script has a UserError of its own."""
+    path = tmp_path / "agent.safetensors"
+    header = {"format": "ppd-agent-1", "suite": "mujoco", "script": "ppo_teacher_mujoco"}
+    header |= {"env_id": "Hopper-v4", "seed": 1, "steps": 0, "deterministic": True}
+    agent = make_teacher("mujoco", path)
+    save_agent(agent, path, header | {"hidden_sizes": [5]} | changes)
+    status, out, err = call(monkeypatch, capsys, path)
+    assert status == 2 and not out and len(err.splitlines()) == 1 and words in err
 
 
 def first_frame(folder):
@@ -167,8 +153,9 @@ def first_frame(folder):
 def test_atari_game(tmp_path, monkeypatch, capsys):
     """Whole games, and in the film the colours and the pace of the console."""
     path = tmp_path / "agent.safetensors"
-    env = {"env_id": "PongNoFrameskip-v4", "frame_skip": 4, "deterministic": True}
-    save_pixel_agent(path, "atari", **env)
+    agent = make_teacher("atari", path)
+    agent.actor[1].weight.data.zero_()  # it stands still, and loses soon
+    save_agent(agent, path, evaluate.read_header(path))
     status, out, _ = call(monkeypatch, capsys, path, "--episodes", 1, "--video", tmp_path)
     assert status == 0 and "-21.0 (n=1) (human-normalised -0.01)" in out and "1 distinct" in out
     frame, rate, count = first_frame(tmp_path)
@@ -178,14 +165,54 @@ def test_atari_game(tmp_path, monkeypatch, capsys):
 
 def test_procgen_levels(tmp_path, monkeypatch, capsys):
     path = tmp_path / "agent.safetensors"
-    env = {"env_id": "coinrun", "num_levels": 200, "start_level": 0, "distribution_mode": "easy"}
-    save_pixel_agent(path, "procgen", deterministic=False, **env)
-    rows = {}
+    make_teacher("procgen", path)
     for levels in ("unseen", "training"):
         arguments = (path, "--episodes", 2, "--levels", levels)
         status, out, _ = call(monkeypatch, capsys, *arguments)
-        rows[levels] = out.splitlines()[2]
-        assert status == 0 and f"{levels} levels" in rows[levels]
+        assert status == 0 and f"{levels} levels" in out.splitlines()[2]
     call(monkeypatch, capsys, path, "--episodes", 1, "--video", tmp_path)
     frame, rate, _ = first_frame(tmp_path)
     assert frame.shape == (512, 512, 3) and rate == 15
+
+
+def test_a_run_of_sb3_is_scored_as_ours(tmp_path):
+    """Its weights in one of our agents, by the same protocol."""
+    values = {"total_timesteps": 1, "eval_every": 4608, "episodes": 3}
+    result = sb3_ppo.train(sb3_ppo.Args(run_dir=str(tmp_path / "run"), **values))
+    assert result["steps"] == 4608 and result["curve"]
+    assert [point[0] for point in result["evaluations"]] == [4608]
+    agent, header = script.load_mujoco_agent(tmp_path / "run" / "agent.safetensors")
+    assert header["trained_by"] == "stable-baselines3"
+    assert agent.obs_count > 4608 and (agent.obs_var != 1).all()
+    again = script.evaluate(agent, script.MujocoVectorEnv("Hopper-v4", 10, 1), 3, 100)
+    assert again == result["score"]
+
+
+STAND_IN = """
+from stable_baselines3 import PPO
+
+class ProximalPolicyDistillation(PPO):
+    def set_teacher(self, teacher, distill_lambda, kl_mode):
+        print("taught:", type(teacher).__name__, distill_lambda, kl_mode)
+"""
+
+
+def test_the_authors_library_is_taught_and_scored(tmp_path):
+    """With one of the same interface that is plain PPO: theirs is not on PyPI."""
+    (tmp_path / "sb3_distill").mkdir()
+    (tmp_path / "sb3_distill" / "__init__.py").write_text(STAND_IN)
+    command = [sys.executable, ROOT / "experiments" / "sb3_distill_ppd.py", "--run-dir"]
+    command += [tmp_path / "run", "--distill-lambda", "2", "--total-timesteps", "1"]
+    command += ["--eval-every", "1152", "--episodes", "3", "--sb3-distill"]
+    done = subprocess.run([*command, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "taught: PPO 2.0 forward" in done.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 1152 and len(result["score"]["returns"]) == 3
+    student, header = script.load_mujoco_agent(tmp_path / "run" / "agent.safetensors")
+    assert (header["trained_by"], header["hidden_sizes"]) == ("sb3_distill", [512, 512])
+    teacher, _ = script.load_mujoco_agent(ROOT / "teachers" / "Hopper-v4.safetensors")
+    assert (student.obs_mean == teacher.obs_mean).all()  # frozen
+    done = subprocess.run([*command, ROOT], capture_output=True, text=True)
+    assert done.returncode == 2 and "no package sb3_distill in it; clone" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import MUJOCO_SCRIPTS, PAPER_IDS, load
+from helpers import BASELINES, PAPER_IDS, PPD_SCRIPTS, SUITES, TEACHERS, args_class, load, owner
 
 SIZES = {"smaller": (128, 64), "same": (256, 256), "larger": (512, 512)}
 SHAPES = {"Ant-v4": (27, 8), "HalfCheetah-v4": (17, 6), "Hopper-v4": (11, 3)}
@@ -16,22 +16,24 @@ COUNTS = {
 }
 TABLE_4 = (22.7, 95.8, 322.7)
 SHORT = ("Hopper-v4", "Swimmer-v4")
+script = owner("MujocoAgent")
 
 
-def mujoco_agent(script, env_id, size):
+def mujoco_agent(env_id, size):
     obs_dim, action_dim = SHAPES[env_id]
-    bounds = -torch.ones(action_dim), torch.ones(action_dim)
-    return script.MujocoAgent(*bounds, obs_dim, script.mlp_sizes(size))
+    box = -torch.ones(action_dim), torch.ones(action_dim)
+    return script.MujocoAgent(*box, obs_dim, script.Args(student_size=size).hidden_sizes)
 
 
-def test_parameter_counts(mujoco_script):
+def values(args, names: str) -> tuple:
+    return tuple(getattr(args, name) for name in names.split())
+
+
+def test_parameter_counts():
     """Of the policy network, without critic and deviations; Table 4 rounds their means."""
+    count = lambda agent: sum(p.numel() for p in agent.actor.parameters())
     counts = {
-        env_id: tuple(
-            sum(p.numel() for p in mujoco_agent(mujoco_script, env_id, size).actor.parameters())
-            for size in SIZES
-        )
-        for env_id in COUNTS
+        env_id: tuple(count(mujoco_agent(env_id, size)) for size in SIZES) for env_id in COUNTS
     }
     assert counts == COUNTS
     means = np.mean(list(counts.values()), axis=0) / 1000
@@ -40,66 +42,85 @@ def test_parameter_counts(mujoco_script):
 
 @pytest.mark.parametrize("env_id", list(SHAPES))
 def test_shapes_are_the_simulators(env_id):
-    env = load(MUJOCO_SCRIPTS[0]).make_mujoco_env(env_id)
+    env = script.make_mujoco_env(env_id)
     assert (*env.observation_space.shape, *env.action_space.shape) == SHAPES[env_id]
     env.close()
 
 
 @pytest.mark.parametrize("env_id", PAPER_IDS)
-def test_teacher_hyperparameters(env_id):
-    args, short = load("ppo_teacher_mujoco").Args(env_id=env_id), env_id in SHORT
-    assert args.num_steps == (256 if short else 512)
-    assert args.ent_coef == (0.01 if short else 0.0)
-    assert args.gamma == 0.995
-    assert args.hidden_sizes == (256, 256)
-    assert args.total_timesteps == 10_000_000
-
-
-@pytest.mark.parametrize("env_id", PAPER_IDS)
-def test_ppd_hyperparameters(env_id):
+def test_what_depends_on_the_robot(env_id):
+    short = env_id in SHORT
+    args = load("ppo_teacher_mujoco").Args(env_id=env_id)
+    rollout = (256, 0.01) if short else (512, 0.0)
+    assert values(args, "num_steps ent_coef gamma") == (*rollout, 0.995)
     args = load("ppd_mujoco").Args(env_id=env_id)
-    assert args.num_steps == 64
-    assert args.ent_coef == 0.0
-    assert args.gamma == (0.995 if env_id in SHORT else 0.999)
-    assert args.hidden_sizes == (512, 512)
-    assert args.total_timesteps == 2_000_000
-    assert (args.distill_lambda, args.distill_lambda_final, args.kl) == (1.0, None, "forward")
+    assert values(args, "num_steps ent_coef gamma") == (64, 0.0, 0.995 if short else 0.999)
 
 
-def test_hyperparameters_of_all(mujoco_script):
-    args = mujoco_script.Args()
-    assert (args.num_envs, args.minibatch_size, args.update_epochs) == (18, 512, 4)
-    assert (args.learning_rate, args.adam_eps, args.gae_lambda) == (3e-4, 1e-5, 0.9)
-    assert (args.clip_coef, args.vf_coef, args.max_grad_norm) == (0.2, 0.5, 0.5)
-    assert (args.seed, args.episodes) == (100, 50)
+PPO = "num_envs minibatch_size update_epochs learning_rate adam_eps gae_lambda clip_coef vf_coef"
+PPO_VALUES = (18, 512, 4, 3e-4, 1e-5, 0.9, 0.2, 0.5)
+ROLLOUT = "total_timesteps num_steps gamma ent_coef"
+TEACHERS_ROLLOUTS = {  # Table 3; on MuJoCo those of Hopper, which is the default
+    "mujoco": (10_000_000, 256, 0.995, 0.01),
+    "atari": (10_000_000, 256, 0.995, 0.01),
+    "procgen": (30_000_000, 512, 0.995, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", TEACHERS + PPD_SCRIPTS)
+def test_hyperparameters(name):
+    args, suite = load(name).Args(), name.split("_")[-1]
+    assert values(args, PPO) == PPO_VALUES
+    assert values(args, "max_grad_norm seed") == (0.5, 100)
+    assert args.episodes == (200 if suite == "procgen" else 50)
+    if name in TEACHERS:
+        assert args.size == "same"
+        assert values(args, ROLLOUT) == TEACHERS_ROLLOUTS[suite]
+    else:
+        gamma = 0.995 if suite == "mujoco" else 0.999
+        assert args.student_size == "larger"
+        assert values(args, ROLLOUT) == (2_000_000, 64, gamma, 0.0)
+        distillation = "distill_lambda distill_lambda_final kl ratio_gradient"
+        assert values(args, distillation) == (1.0, None, "forward", True)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("suite", SUITES)
+def test_hyperparameters_of_the_baselines(name, suite):
+    args = args_class(load(name), suite)()
+    assert values(args, "num_envs num_steps total_timesteps") == (18, 5, 2_000_000)
+    assert values(args, "learning_rate adam_eps ent_coef vf_coef") == (3e-4, 1e-5, 0.0, 0.5)
+    assert values(args, "max_grad_norm kl student_size") == (0.5, "forward", "larger")
+    assert values(args, "seed episodes") == (100, 200 if suite == "procgen" else 50)
+
+
+def test_frames_and_levels():
+    assert load("ppd_atari").Args().frame_skip == 4
+    levels = values(load("ppd_procgen").Args(), "num_levels start_level distribution_mode")
+    assert levels == (200, 0, "easy")
 
 
 @pytest.mark.parametrize(
     ("name", "flag"), [("ppo_teacher_mujoco", "size"), ("ppd_mujoco", "student_size")]
 )
-@pytest.mark.parametrize("size", SIZES)
-def test_named_sizes(name, flag, size):
-    assert load(name).Args(**{flag: size}).hidden_sizes == SIZES[size]
-
-
-def test_what_is_set_wins_over_the_paper(mujoco_script):
+def test_what_is_set_wins_over_the_paper(name, flag):
+    args = load(name).Args
+    for size, hidden_sizes in SIZES.items():
+        assert args(**{flag: size}).hidden_sizes == hidden_sizes
     given = {"num_steps": 7, "gamma": 0.5, "ent_coef": 0.0, "hidden_sizes": (400, 300)}
-    args = mujoco_script.Args(env_id="Hopper-v4", **given)
-    assert {name: getattr(args, name) for name in given} == given
-    assert args.from_paper == {}
-    assert mujoco_script.Args(env_id="Hopper-v4").from_paper.keys() == given.keys()
+    assert vars(args(env_id="Hopper-v4", **given)).items() >= given.items()
 
 
-def test_whole_rollouts(mujoco_script):
+@pytest.mark.parametrize(("steps", "total"), [(81, 120), (80, 80), (1, 40)])
+def test_whole_rollouts(steps, total, tmp_path):
     """The step total rounds up, as in SB3."""
-    args = mujoco_script.Args(num_envs=4, num_steps=10, total_timesteps=81)
-    assert (args.batch_size, args.num_iterations) == (40, 3)
-    assert mujoco_script.Args(num_envs=4, num_steps=10, total_timesteps=80).num_iterations == 2
+    args = script.Args(num_envs=4, num_steps=10, total_timesteps=steps, run_dir=str(tmp_path / "a"))
+    assert script.Run(args).total == total
 
 
-def test_initialisation(mujoco_script):
+def test_initialisation():
     """Orthogonal: gain √2, policy head 0.01, value head 1; biases and log deviations 0."""
-    agent = mujoco_agent(mujoco_script, "Hopper-v4", "same")
+    agent = mujoco_agent("Hopper-v4", "same")
     assert agent.log_std.tolist() == [0.0, 0.0, 0.0]
     for network, last_gain in [(agent.actor, 0.01), (agent.critic, 1.0)]:
         linears = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
@@ -112,7 +133,6 @@ def test_initialisation(mujoco_script):
     assert not shared
 
 
-def test_actions_are_clipped_to_the_box(mujoco_script):
-    agent = mujoco_agent(mujoco_script, "Hopper-v4", "smaller")
-    actions = agent.env_actions(torch.tensor([[-3.0, 0.5, 3.0]]))
+def test_actions_are_clipped_to_the_box():
+    actions = mujoco_agent("Hopper-v4", "smaller").env_actions(torch.tensor([[-3.0, 0.5, 3.0]]))
     assert actions.tolist() == [[-1.0, 0.5, 1.0]]

@@ -21,13 +21,18 @@ def read(path):
 
 
 def commands(path):
-    """What a reader is told to type: indented lines, and `code` within a sentence."""
-    found = re.findall(
-        r"(?m)^    (?:\$ )?((?:python|make) .*)$|`((?:python|make) [^`]+)`", read(path)
-    )
-    for line in map("".join, found):
-        if "COPY" not in line:  # a file that the reader makes
-            yield line.replace("σ", "0.05")
+    """What a reader is told to type: in a fence, indented, or as `code` within a sentence."""
+    text, command = re.sub(r"\\\n +", "", read(path)), "((?:python|make) "
+    fenced = "".join(re.findall(r"(?ms)^```bash\n(.*?)^```$", text))
+    prose = re.sub(r"(?ms)^```.*?^```$", "", text)
+    yield from re.findall(rf"(?m)^(?:\$ |[A-Z_]+=\S+ )*{command}.*)$", fenced)
+    yield from re.findall(rf"(?m)^    {command}.*)$", prose)
+    yield from re.findall(rf"`{command}[^`]+)`", prose)
+
+
+def blocks(path, language):
+    """The fenced code of a document in one language."""
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", path.read_text())
 
 
 def links(path):
@@ -52,6 +57,9 @@ def test_command_parses(line):
         assert run.returncode == 0, run.stderr
         return
     name, *arguments = words[2:] if words[1] == "-m" else [words[1].removesuffix(".py"), *words[2:]]
+    if name == "pip":
+        assert (ROOT / arguments[-1]).is_file()
+        return
     script = ROOT / f"{name.replace('.', '/')}.py"
     if name == "pytest":
         script = ROOT / arguments[0]
@@ -59,7 +67,9 @@ def test_command_parses(line):
     if script.parent.name in ("tests", "benchmarks") or name == "experiments.score_card":
         return  # no Args to be imported
     module = importlib.import_module(name.replace("/", "."))
-    args_class = module.Args
+    args_class = getattr(module, "Args", None)
+    if name == "convert":
+        args_class = getattr(module, arguments.pop(0).capitalize())
     if hasattr(module, "ProcgenArgs"):  # the scripts for three suites: a subcommand each
         args_class = getattr(module, f"{arguments.pop(0).capitalize()}Args")
     if "--help" not in arguments:
@@ -107,8 +117,80 @@ def test_published_tables_are_the_reports():
     made = {}
     for path in ROOT.glob("experiments/results/*.md"):
         made |= tables(path)
-    published = [tables(ROOT / name) for name in ("README.md", "docs/results.md")]
-    assert [len(made.keys() & found.keys()) for found in published] == [1, 4]
-    for found in published:
-        for header in made.keys() & found.keys():
-            assert found[header] == made[header]
+    published = tables(ROOT / "docs/results.md")
+    assert len(made.keys() & published.keys()) == 4
+    for header in made.keys() & published.keys():
+        assert published[header] == made[header]
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_readmes_three_rows_are_the_reports_last_two():
+    """README's row of a method: ours and the paper's, by size, over all four environments."""
+    lines = (ROOT / "experiments/results/mujoco.md").read_text().splitlines()
+    (header,) = [cells(line) for line in lines if line.startswith("| environment")]
+    ours, papers = (dict(zip(header, cells(line), strict=True)) for line in lines[-2:])
+    assert (ours["environment"], ours[""], papers[""]) == ("all four", "ours", "paper")
+    rows = [cells(line) for line in (ROOT / "README.md").read_text().splitlines()]
+    for name, method in [("teacher-distill", "td"), ("student-distill", "sd"), ("PPD", "ppd")]:
+        columns = [f"{size} {method}" for size in ("smaller", "same", "larger")]
+        row = [name, *(value for column in columns for value in (ours[column], papers[column]))]
+        assert rows.count(row) == 1, row
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 100
+    assert not [line for line in lines if len(line) > 120 and line[0] != "|" and "://" not in line]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_formulas_are_fenced(path):
+    """GitHub's Markdown eats backslashes between dollars, and leaves a math fence alone."""
+    assert "$$" not in path.read_text()
+
+
+def test_the_readme_knows_how_long_the_scripts_are():
+    """Within 25 lines, so that a number is as good as the reader needs and edits are free."""
+    rows = [cells(line) for line in (ROOT / "README.md").read_text().splitlines()]
+    said = {}
+    for row in rows:
+        names = re.findall(r"`(\w+\.py)`", row[0])
+        if names and len(row) > 2:
+            said |= dict(zip(names, map(int, row[1].split(",")), strict=True))
+    assert said.keys() == {path.name for path in ROOT.glob("*.py")}
+    lines = {name: len((ROOT / name).read_text().splitlines()) for name in said}
+    assert {name: lines[name] for name in said if abs(lines[name] - said[name]) > 25} == {}
+    (end,) = map(int, re.findall(r"first (\d+) lines", (ROOT / "README.md").read_text()))
+    for name in said.keys() - {"evaluate.py", "convert.py", "ppd_mujoco_lstm.py"}:
+        definitions = ast.parse((ROOT / name).read_text()).body
+        (train,) = [node for node in definitions if getattr(node, "name", None) == "train"]
+        assert train.end_lineno <= end + 5, (name, train.end_lineno)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/reading.md"])
+def test_quoted_code_is_the_scripts(name):
+    """Each block's lines stand in ppd_mujoco.py in this order; there may be others between."""
+    quoted = blocks(ROOT / name, "python")
+    assert quoted
+    for block in quoted:
+        script = map(str.strip, (ROOT / "ppd_mujoco.py").read_text().splitlines())
+        lines = list(filter(None, map(str.strip, block.splitlines())))
+        assert [line for line in lines if line not in script] == []  # `in` consumes `script`
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
+def test_code_for_readers_runs(tmp_path, monkeypatch):
+    """The Python of docs/ppd.md; what it writes is a teacher."""
+    (tmp_path / "teachers").symlink_to(ROOT / "teachers")
+    monkeypatch.chdir(tmp_path)
+    use, write = blocks(ROOT / "docs/ppd.md", "python")
+    exec(use, names := {})
+    assert names["env"].action_space.contains(names["action"])
+    names["env"].close()
+    exec(write, names)
+    evaluate = importlib.import_module("evaluate")
+    args = evaluate.Args(("mine.safetensors",), episodes=1)
+    assert evaluate.score_checkpoint("mine.safetensors", args)[1] == "Hopper-v4"

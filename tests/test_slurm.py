@@ -1,113 +1,122 @@
-"""Twelve runs on a real Slurm: one killed, one preempted, one requeued, a controller restart."""
+"""Twelve runs on a real Slurm: killed, preempted, out of time, requeued, the controller restarted.
 
-import json
+The Slurm is one of its own in a temporary folder, munge's key and socket too. It needs root.
+"""
+
+import os
+import shutil
+import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from real_slurm import NoSlurm, start_slurm, stop_daemon
+import test_experiments as local
+from test_experiments import TINY, steps, wait_for
 
-import ppo_teacher_mujoco as teacher_script
+from experiments.job import is_training
 
-ROOT = Path(__file__).parents[1]
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+AuthInfo=socket={folder}/socket
+ProctrackType=proctrack/linuxproc
+SchedulerParameters=sched_interval=3,bf_interval=3
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+StateSaveLocation={folder}
+SlurmdSpoolDir={folder}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+KillWait=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000
+PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=5
+PartitionName=urgent Nodes=ALL PriorityTier=2
+"""
+folder = local.folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def slurm():
-    # A short path: the name of munge's socket may have 107 characters.
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with start_slurm(Path(folder)) as environment:
-                yield Path(folder), environment
-        except NoSlurm as reason:
-            pytest.skip(f"no Slurm here: {reason}")
+    """Starts a daemon of a Slurm, and returns its process; and the environment to find it in."""
+    if os.geteuid() != 0:
+        pytest.skip("Slurm's daemons need root")
+    if not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
+        install = "apt-get -qq update && apt-get -qq install -y slurm-wlm munge"
+        if subprocess.run(install, shell=True, capture_output=True).returncode != 0:
+            pytest.skip(f"no Slurm here, and no `{install}`")
+    with tempfile.TemporaryDirectory() as name, socket.socket() as one, socket.socket() as two:
+        folder, host = Path(name), socket.gethostname().split(".")[0]  # sockets want short paths
+        for probe in (one, two):
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in (one, two)]
+        one.close(), two.close()
+        (folder / "slurm.conf").write_text(CONFIGURATION.format(**locals()))
+        (folder / "key-file").write_bytes(os.urandom(1024))
+        (folder / "key-file").chmod(0o400)
+        environment = local.ENVIRONMENT | {"SLURM_CONF": f"{folder}/slurm.conf"}
+        files = [f"--{file}={folder}/{file}" for file in ("key-file", "pid-file", "seed-file")]
+        options = {"munged": ["-F", "-f", f"--socket={folder}/socket", *files]}
+        daemons, quiet = [], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+        def start(daemon):
+            command = [daemon, *options.get(daemon, ["-D"])]
+            daemons.append(subprocess.Popen(command, env=environment, **quiet))
+            return daemons[-1]
+
+        start("munged")
+        wait_for((folder / "socket").exists)
+        start("slurmctld")
+        start("slurmd")
+        yield start, daemons[1], environment
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait()
 
 
 @pytest.mark.slow
-def test_twelve_runs_each_once(slurm, tmp_path):
-    slurm_folder, environment = slurm
-    small = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "hidden_sizes": (8,)}
-    small |= {"num_workers": 1, "torch_threads": 1, "eval_every": 0, "total_timesteps": 1}
-    run_dir = tmp_path / "teacher"
-    teacher_script.train(teacher_script.Args(run_dir=str(run_dir), episodes=4, **small))
-    (tmp_path / "teachers").mkdir()
-    (run_dir / "agent.safetensors").rename(tmp_path / "teachers" / "Hopper-v4.safetensors")
-    environment = environment | {"PYTHONPATH": str(ROOT)}
-    runs = tmp_path / "runs" / "twelve"
-    study = [sys.executable, str(ROOT / "tests" / "tiny_study.py"), "twelve"]
-    study += ["--cluster", "slurm", "--workers", "2"]
+def test_twelve_runs_each_once(slurm, folder):
+    start_daemon, controller, environment = slurm
+    study = [*TINY, "twelve", "--cluster", "slurm", "--workers", "2"]
+    runs, used = folder / "runs" / "twelve", []
 
     def call(*command):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        print("$", *command, done.stdout, done.stderr, flush=True)
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+        print("$", *command, done.stdout, done.stderr)
         return done.stdout
 
-    def results():
-        return sorted(path.parent.name for path in runs.glob("*/result.json"))
+    def next_job():
+        """Slurm's number of a run that is in its first half and not in `used`, where it is now."""
+        new = [run for run in runs.glob("*__100") if run not in used and 10 < len(steps(run)) < 400]
+        used.extend(new[:1])
+        return new and new[0].with_name(f"{new[0].name}.slurm").read_text()
 
-    def wait_for(condition, seconds=900):
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, "waited too long"
-            time.sleep(0.2)
-        return found
-
-    def running_job(used=()):
-        """Name and Slurm id of the latest run with a checkpoint but no result, not in `used`."""
-        started = runs.glob("*.hardware.json")
-        for note in sorted(started, key=lambda path: path.stat().st_mtime, reverse=True):
-            run = runs / note.name.removesuffix(".hardware.json")
-            if not (run / "training_state.pt").exists():
-                continue
-            if run.name not in used and not (run / "result.json").exists():
-                job_id = run.with_name(run.name + ".slurm").read_text()
-                command = ["squeue", "--noheader", "--format=%T", "--jobs", job_id]
-                answer = subprocess.run(command, env=environment, capture_output=True, text=True)
-                if answer.stdout.strip() == "RUNNING":
-                    return run.name, job_id
-
-    def log(name):
-        return (runs / f"{name}.log").read_text()
-
-    engine = subprocess.Popen(
-        study, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    killed, job_id = wait_for(running_job)
-    call("scancel", "--signal=KILL", job_id)
-    preempted, job_id = wait_for(lambda: running_job([killed]))
-    call("scancel", "--signal=TERM", job_id)  # delivered, even where scancel says otherwise
-    stop_daemon(slurm_folder, "slurmctld")
-    print("slurmctld stopped")
+    engine = subprocess.Popen(study, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    call("scancel", "--signal=KILL", wait_for(next_job))
+    call("timeout", "3", "scancel", "--signal=USR2", wait_for(next_job))  # its time is up
+    wait_for(next_job)  # to be preempted, by what needs both cores
+    call("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
+    wait_for(lambda: not is_training(used[-1]))
+    call("scontrol", "requeue", wait_for(next_job))
+    controller.terminate()
     time.sleep(8)  # long enough for the engine to ask in vain
-    call("slurmctld")
-    requeued, requeued_id = wait_for(lambda: running_job([killed, preempted]))
-    call("scontrol", "requeue", requeued_id)
-
-    def hurry():
-        """Slurm holds a requeued job back for two minutes: not here."""
-        for waiting in (job_id, requeued_id):
-            command = ["scontrol", "update", f"jobid={waiting}", "StartTime=now"]
-            subprocess.run(command, env=environment, capture_output=True)
-        time.sleep(3)
-        return engine.poll() is not None
-
-    wait_for(hurry)
-    _, first = engine.communicate()
-    print("first call of the engine, exit status", engine.returncode, first, sep="\n")
-    assert engine.returncode == 1 and "1 of 12 runs failed" in first and killed in first
-    assert len(results()) == 11 and killed not in results()
-
-    second = subprocess.run(study, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    print("second call, exit status", second.returncode, second.stderr, second.stdout, sep="\n")
+    start_daemon("slurmctld")
+    while engine.poll() is None:  # Slurm holds a requeued job back for two minutes: not here
+        for job in call("squeue", "--noheader", "--array", "--format=%i").split():
+            call("scontrol", "update", f"jobid={job}", "StartTime=now")
+        time.sleep(1)
+    first = engine.communicate()[1]
+    assert engine.returncode == 1 and "1 of 12 runs failed" in first and used[0].name in first
+    second = subprocess.run(study, cwd=folder, env=environment, capture_output=True, text=True)
     assert second.returncode == 0 and "all 12 runs are finished" in second.stdout
-    assert len(results()) == 12
-    for name in results():
-        text = log(name)
-        starts, resumes = text.count("--run-dir"), text.count("$") - text.count("--run-dir")
-        ends = text.count("6,000 steps, 2 episodes each")
-        print(f"{name}: started {starts}, resumed {resumes}, ended {ends}")
-        assert (starts, ends) == (1, 1) and resumes == (name in (killed, preempted, requeued))
-        assert json.loads((runs / name / "result.json").read_text())["steps"] == 6000
+    counts = {run: len({process for process, _ in steps(run)}) for run in runs.glob("*__100")}
+    assert len(counts) == 12 and all(counts[run] == 2 for run in used)
+    assert sum(counts.values()) <= 12 + 4 + 1  # what shared the node was preempted as well
+    for run, count in counts.items():
+        local.assert_trained(run, count, 800)

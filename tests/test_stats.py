@@ -3,67 +3,56 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments import stats
 from experiments.studies import ATARI
 
 
-def test_interquartile_mean_by_hand():
+def aggregate(**fractions):
+    """Environment → fractions of its seeds, as runs."""
+    rows = [(env_id, value) for env_id, values in fractions.items() for value in values]
+    return stats.aggregate(pd.DataFrame(rows, columns=["env_id", "fraction"]))
+
+
+def test_aggregates_by_hand():
     # Eight values: the lowest two and the highest two go, exp(mean(log)) of 2, 2, 4, 4 is left.
-    fractions = {"a": [0.5, 2.0, 4.0, 100.0], "b": [1.0, 2.0, 4.0, 50.0]}
-    found = stats.aggregate(fractions)
-    assert found.mean == pytest.approx(math.sqrt(8)) and found.runs == 8 and found.floored == 0
+    found = aggregate(a=[0.5, 2, 4, 100], b=[1, 2, np.nan, 4, 50])
+    assert found.mean == pytest.approx(math.sqrt(8)) and (found.runs, found.floored) == (8, 0)
+    # One seed has no interval, no run has no number, fractions at or below the floor are counted.
+    assert aggregate(a=[0.5], b=[2]) == stats.Aggregate(pytest.approx(1), None, 2, 0)
+    assert aggregate(a=[np.nan]) is None
+    assert aggregate(a=[-3], b=[0.01], c=[0.001]) == stats.Aggregate(
+        pytest.approx(0.01), None, 3, 3
+    )
 
 
 def test_interval_is_a_bootstrap_stratified_by_environment():
     random = np.random.default_rng(3)
-    fractions = {"a": list(random.uniform(0.8, 1.2, 12)), "b": list(random.uniform(0.2, 1, 8))}
+    fractions = {"a": random.uniform(0.8, 1.2, 12), "b": random.uniform(0.2, 1, 8)}
     means = []
     for _ in range(10_000):
         drawn = [random.choice(values, len(values)) for values in fractions.values()]
         logs = np.sort(np.log(np.concatenate(drawn)))
         means.append(math.exp(logs[5:15].mean()))  # twenty values, a quarter off at either end
-    found = stats.aggregate(fractions, resamples=10_000)
-    assert found.interval == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.005)
-
-
-def test_same_data_same_interval_and_numpys_own_generator_is_left_alone():
-    fractions = {"a": [0.9, 1.0, 1.1], "b": [0.7, 0.9, 1.2]}
+    found = aggregate(**fractions)
+    assert found.interval == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.015)
     np.random.seed(5)
     expected = np.random.rand()
     np.random.seed(5)
-    first = stats.aggregate(fractions)
-    assert np.random.rand() == expected and stats.aggregate(fractions) == first
+    assert aggregate(**fractions) == found and np.random.rand() == expected  # left alone
+    # Three values: a draw is of one of them alone in 1 of 27, at either end.
+    assert stats.mean_with_interval([1.0, 2.0, 6.0]) == (3, 1, 6)
 
 
-def test_one_seed_has_no_interval_and_no_run_has_no_number():
-    found = stats.aggregate({"a": [0.5], "b": [2.0]})
-    assert found == stats.Aggregate(pytest.approx(1.0), None, 2, 0)
-    assert stats.aggregate({"a": [], "b": []}) is None
-
-
-def test_fractions_at_or_below_the_floor_are_counted():
-    found = stats.aggregate({"a": [-3.0], "b": [0.01], "c": [0.001]})
-    assert found.mean == pytest.approx(0.01) and found.floored == 3
-
-
-@pytest.mark.parametrize(
-    ("env_id", "score", "teacher", "fraction"),
-    [
-        ("Hopper-v4", 3000, 2500, 1.2),
-        ("coinrun", 3, 6, 0.5),
-        ("PongNoFrameskip-v4", -20.7 + 35.3, -20.7 + 17.65, 2.0),  # human − random is 35.3
-        ("SeaquestNoFrameskip-v4", 68.4, 500, 0.0),
-        ("SeaquestNoFrameskip-v4", 500, 68.4, None),
-        ("Hopper-v4", 10, -1, None),
-    ],
-)
-def test_fraction_of_teacher(env_id, score, teacher, fraction):
-    assert stats.fraction_of_teacher(env_id, score, teacher) == pytest.approx(fraction)
-
-
-def test_every_atari_game_of_the_paper_is_human_normalised():
+def test_fractions_of_a_teacher():
+    pong, seaquest = "PongNoFrameskip-v4", "SeaquestNoFrameskip-v4"
+    assert stats.fraction_of_teacher("Hopper-v4", 3000, 2500) == 1.2
+    assert stats.fraction_of_teacher(pong, -20.7 + 35.3, -20.7 + 17.65) == pytest.approx(2)
+    assert stats.fraction_of_teacher(seaquest, 68.4, 500) == 0  # random play's score
+    for env_id, score, teacher in [(seaquest, 500, 68.4), ("Hopper-v4", 10, -1)]:
+        assert math.isnan(stats.fraction_of_teacher(env_id, score, teacher))
     assert all(stats.normalize(game, 0) != 0 or stats.normalize(game, 1) != 1 for game in ATARI)
     assert stats.normalize("QbertNoFrameskip-v4", 13455.0) == 1.0
 

@@ -5,65 +5,71 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from experiments.studies import STUDIES, narrow
+from experiments import corrupt
+from experiments.studies import STUDIES, all_runs, narrow
 
 ROOT = Path(__file__).parents[1]
+COUNTS = {"teachers": 100, "sizes": 855, "imperfect": 120, "lambda": 80, "ppo-baseline": 40}
+COUNTS |= {"imperfect-mujoco": 60, "lambda-mujoco": 50, "sb3-ppo": 10, "gradient": 88}
 
 
-@pytest.mark.parametrize(
-    ("study", "count"),
-    [
-        ("teachers", 100),
-        ("sizes", 855),
-        ("imperfect", 120),
-        ("lambda", 80),
-        ("ppo-baseline", 40),
-        ("imperfect-mujoco", 4 * 3 * 5),
-        ("lambda-mujoco", 2 * 5 * 5),
-    ],
-)
-def test_number_of_runs_and_folders(study, count):
-    runs = STUDIES[study]()
-    assert len(runs) == count == len({run.run_dir for run in runs}) == len(set(runs))
-    assert all(run.study == study for run in runs)
+def test_number_of_runs_and_folders():
+    assert {study: len(make_runs()) for study, make_runs in STUDIES.items()} == COUNTS
+    runs = all_runs()
+    assert all(run.study == study for study in STUDIES for run in STUDIES[study]())
+    assert len({r.run_dir for r in runs}) == len({(*r.key.values(),) for r in runs}) == len(runs)
+    corner = narrow(STUDIES["sizes"](), suite=["mujoco"], seed=[100], method=["ppd"])
+    assert len(corner) == 4 * 3  # environments × sizes
 
 
-def test_narrowed_to_a_corner():
-    runs = narrow(STUDIES["sizes"](), suite=["mujoco"], seed=[100], method=["ppd"])
-    assert len(runs) == 4 * 3  # environments × sizes
-    assert {run.env_id for run in runs} == {"Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4"}
+def test_students_learn_from_the_teacher_of_their_seed_or_of_seed_100():
+    choices = {"env_id": ["Ant-v4"], "seed": [300], "method": ["ppd"]}
+    ant = {study: narrow(STUDIES[study](), **choices) for study in STUDIES}
+    paper, detached = narrow(ant["gradient"], log_std_shift=[0.0], size=["smaller"])
+    for run, seed, flag in [
+        (narrow(ant["sizes"], size=["smaller"])[0], 300, ""),
+        (paper, 100, ""),
+        (detached, 100, "no-ratio-gradient"),
+    ]:
+        teacher = f"runs/teachers/Ant-v4__teacher__same__{seed}/agent.safetensors"
+        run_dir = f"runs/{run.study}/Ant-v4__ppd__smaller{flag and '__'}{flag}__300"
+        assert " ".join([*run.script, *run.flags()]) == (
+            f"ppd_mujoco.py --env-id Ant-v4 --seed 300 --student-size smaller --teacher {teacher} "
+            f"{flag and f'--{flag} '}--run-dir {run_dir}"
+        )
+    quiet = narrow(ant["gradient"], log_std_shift=[-2.0])[0]
+    assert quiet.run_dir.name == "Ant-v4__ppd__smaller__log-std-2__300"
+    made = "runs/corrupted/Ant-v4__log-std-2__100.safetensors"
+    assert " ".join(quiet.corruption) == f"--log-std-shift -2 --seed 100 --out {made}"
+    noisy = narrow(ant["gradient"], sigma=[0.0175])[0].teacher
+    assert noisy.name == "Ant-v4__sigma-0.0175__100.safetensors"
 
 
-def dry_run(tmp_path, *arguments) -> list[str]:
-    """The command lines that `--dry-run` prints, of a repository without any run."""
-    command = [sys.executable, "-m", "experiments.run", *arguments, "--dry-run"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_a_student_learns_from_the_teacher_of_its_seed(tmp_path):
-    choices = "--env-id Hopper-v4 --seed 300 --method ppd --size larger"
-    assert dry_run(tmp_path, "sizes", *choices.split()) == [
-        "python ppd_mujoco.py --env-id Hopper-v4 --seed 300 --student-size larger "
-        "--teacher runs/teachers/Hopper-v4__teacher__same__300/agent.safetensors "
-        "--run-dir runs/sizes/Hopper-v4__ppd__larger__300"
-    ]
+def test_a_teacher_of_less_noise_plays_as_before(tmp_path):
+    original, out = ROOT / "teachers/Hopper-v4.safetensors", tmp_path / "quiet.safetensors"
+    args = corrupt.Args(str(original), str(out), log_std_shift=-2, episodes=1)
+    header = corrupt.corrupt(args)
+    assert (header["sigma"], header["log_std_shift"], header["seed"]) == (0, -2, 100)
+    assert header["score"]["mean"] == pytest.approx(header["original_score"]["mean"], rel=0.02)
+    before, after = load_file(original), load_file(out)
+    before["log_std"] -= 2
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
-    choices = "--env-id QbertNoFrameskip-v4 --seed 100 --method student-distill ppd"
-    assert dry_run(tmp_path, "imperfect", *choices.split()) == [
-        "python -m experiments.corrupt "
-        "runs/teachers/QbertNoFrameskip-v4__teacher__same__100/agent.safetensors --sigma 0.05 "
-        "--seed 100 --out runs/corrupted/QbertNoFrameskip-v4__sigma-0.05__100.safetensors",
-        "python student_distill.py atari --env-id QbertNoFrameskip-v4 --seed 100 "
-        "--student-size larger "
-        "--teacher runs/corrupted/QbertNoFrameskip-v4__sigma-0.05__100.safetensors "
-        "--run-dir runs/imperfect/QbertNoFrameskip-v4__student-distill__larger__sigma-0.05__100",
-        "python ppd_atari.py --env-id QbertNoFrameskip-v4 --seed 100 --student-size larger "
-        "--teacher runs/corrupted/QbertNoFrameskip-v4__sigma-0.05__100.safetensors "
-        "--run-dir runs/imperfect/QbertNoFrameskip-v4__ppd__larger__sigma-0.05__100",
+    choices = "--env-id QbertNoFrameskip-v4 --seed 100 --method student-distill ppd --dry-run"
+    command = [sys.executable, "-m", "experiments.run", "imperfect", *choices.split()]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    made = "runs/corrupted/QbertNoFrameskip-v4__sigma-0.05__100.safetensors"
+    student = f"--env-id QbertNoFrameskip-v4 --seed 100 --student-size larger --teacher {made} "
+    folder = "--run-dir runs/imperfect/QbertNoFrameskip-v4__{}__larger__sigma-0.05__100"
+    assert done.stdout.splitlines() == [
+        "python -m experiments.corrupt runs/teachers/QbertNoFrameskip-v4__teacher__same__100/"
+        f"agent.safetensors --sigma 0.05 --seed 100 --out {made}",
+        f"python student_distill.py atari {student}{folder.format('student-distill')}",
+        f"python ppd_atari.py {student}{folder.format('ppd')}",
     ]

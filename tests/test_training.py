@@ -1,5 +1,6 @@
 """Real short runs: they learn, repeat bitwise, and go on bitwise after a kill."""
 
+import atexit
 import os
 import random
 import re
@@ -7,82 +8,90 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from helpers import (
-    MUJOCO_SCRIPTS,
+    BASELINES,
+    PPD_SCRIPTS,
     ROOT,
+    RUNS,
+    TEACHERS,
     FakeEnvs,
     NoWriter,
-    has_teacher,
+    assert_same_weights,
+    command,
     load,
+    make_args,
+    make_teacher,
+    owner,
     read_result,
-    save_mujoco_teacher,
+    run_main,
+    shorten_episodes,
     use_fake_envs,
 )
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-SMALL = {"num_envs": 4, "num_workers": 2, "torch_threads": 1, "eval_every": 0, "episodes": 2}
+PPO_RUNS = [run for run in RUNS if run[0] not in BASELINES]
+PPD_RUNS = [run for run in RUNS if run[0] in PPD_SCRIPTS]
+STUDENT_RUNS = [run for run in RUNS if run[0] not in TEACHERS]
+# Of the baselines, which differ in who acts alone, and share the code of the suites.
+PROBES = [("student_distill", "mujoco"), ("teacher_distill", "procgen")]
+over = lambda *runs: pytest.mark.parametrize("run", runs, ids=" ".join, indirect=True)
+# Of a run that is to be stopped on its way: saved after each rollout, of which there are so many.
+LONG = {suite: {"save_every": 0, "total_timesteps": 64 * rollouts, "eval_every": 128}
+        for suite, rollouts in [("mujoco", 12), ("atari", 4), ("procgen", 4)]}  # fmt: skip
+LONG["mujoco"]["num_workers"] = 2
 
 
-def small_args(script, run_dir, teacher=None, **changed):
-    """A run of seconds. Scripts with a teacher get `teacher` and few episodes of it."""
-    values = SMALL | {"run_dir": str(run_dir), "hidden_sizes": (16,), "num_steps": 64}
-    values |= {"minibatch_size": 64, "total_timesteps": 1024}
-    if has_teacher(script.__name__):
-        values |= {"teacher": str(teacher), "teacher_episodes": 2}
-    return script.Args(**values | changed)
+def no_score(agent, envs, episodes, seed, deterministic=True) -> dict:
+    """In place of `evaluate`, where a test is not about scores."""
+    returns, lengths = [1.0] * episodes, [1] * episodes
+    score = {"mean": 1.0, "standard_error": 0.0, "episodes": episodes}
+    return score | {"returns": returns, "lengths": lengths}
 
 
-def fake_run(script, monkeypatch, tmp_path, name="run", **changed):
-    """Two updates and more on environments that cost nothing."""
-    use_fake_envs(script, monkeypatch)
-    monkeypatch.setattr(script, "SummaryWriter", NoWriter)
-    teacher = tmp_path / "teacher.safetensors"
-    if not teacher.exists():
-        save_mujoco_teacher(script, teacher)
-    values = {"num_steps": 9, "minibatch_size": 16, "total_timesteps": 108, "num_workers": 1}
-    return small_args(script, tmp_path / name, teacher, **values | changed)
+@pytest.fixture(autouse=True)
+def say_nothing_at_the_end():
+    """A run that a test stopped would say at the end of this process how to go on with it."""
+    yield
+    atexit.unregister(print)
 
 
-def weights(run_dir):
-    return load_file(run_dir / "agent.safetensors")
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """The folder of a script's tiny run that nothing stopped; it is trained once."""
+
+    @cache
+    def train(script, suite):
+        folder = tmp_path_factory.mktemp("whole")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            shorten_episodes(script, suite, monkeypatch)
+            script.train(make_args(script, suite, folder / "run", **LONG[suite]))
+        return folder / "run"
+
+    return train
 
 
-def assert_same_weights(a, b):
-    a, b = weights(a), weights(b)
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-
-
+# ------------------------------------------------------------------------------- Learning
 @pytest.fixture(scope="session")
 def trained_teacher(tmp_path_factory):
     """A run of the PPO script that balances a pole; random actions keep it up for 5 to 10 steps."""
     script, run_dir = load("ppo_teacher_mujoco"), tmp_path_factory.mktemp("teacher") / "run"
     options = {"env_id": "InvertedPendulum-v5", "num_envs": 8, "num_steps": 128, "episodes": 10}
-    options |= {"hidden_sizes": (32, 32), "minibatch_size": 128, "gamma": 0.99}
+    options |= {"hidden_sizes": (32, 32), "minibatch_size": 128, "gamma": 0.99, "update_epochs": 4}
     options |= {"total_timesteps": 40_000, "learning_rate": 1e-3, "eval_every": 20_000}
-    script.train(small_args(script, run_dir, **options))
+    script.train(make_args(script, "mujoco", run_dir, **options))
     return run_dir
-
-
-@pytest.fixture(scope="session")
-def hopper_teacher(tmp_path_factory):
-    path = tmp_path_factory.mktemp("hopper") / "teacher.safetensors"
-    script = load("ppd_mujoco")
-    save_mujoco_teacher(script, path, sizes=(11, 3))
-    return path
 
 
 def test_ppo_learns(trained_teacher):
     result = read_result(trained_teacher)
-    curve = [mean for _, mean, _ in result["curve"]]
-    assert curve[0] < 30
+    assert result["curve"][0][1] < 30
     assert result["score"]["mean"] > 200
     assert len(result["evaluations"]) == 2
 
@@ -93,8 +102,8 @@ def test_ppd_learns_from_its_teacher(trained_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "SummaryWriter", NoWriter)
     options = {"env_id": "InvertedPendulum-v5", "num_envs": 8, "hidden_sizes": (32, 32)}
     options |= {"total_timesteps": 8192, "learning_rate": 1e-3, "episodes": 10, "num_steps": 64}
-    teacher = trained_teacher / "agent.safetensors"
-    result = script.train(small_args(script, tmp_path / "run", teacher, **options))
+    options |= {"update_epochs": 4, "teacher": str(trained_teacher / "agent.safetensors")}
+    result = script.train(make_args(script, "mujoco", tmp_path / "run", **options))
     kl = NoWriter.scalars["distill/kl"]
     assert len(kl) == 16
     assert np.mean(kl[-4:]) < 0.3 * kl[0]
@@ -102,189 +111,226 @@ def test_ppd_learns_from_its_teacher(trained_teacher, tmp_path, monkeypatch):
     assert result["score"]["mean"] > 100
 
 
-def test_result_has_what_was_promised(trained_teacher, monkeypatch, tmp_path):
-    common = {"script", "args", "score", "steps", "seconds", "steps_per_second", "versions"}
-    common |= {"episode_returns", "episode_lengths", "curve", "evaluations", "git_commit"}
-    result = read_result(trained_teacher)
-    assert common <= result.keys()
-    returns = result["episode_returns"]
-    error = np.std(returns, ddof=1) / len(returns) ** 0.5
-    assert result["score"]["mean"] == pytest.approx(np.mean(returns))
-    assert result["score"]["standard_error"] == pytest.approx(error)
-    assert result["score"]["episodes"] == len(returns) == len(result["episode_lengths"]) == 10
-    assert result["steps"] == 40 * 1024
-    assert result["steps_per_second"] == pytest.approx(result["steps"] / result["seconds"])
-    assert {"python", "torch", "numpy", "gymnasium", "mujoco"} <= result["versions"].keys()
-    assert result["args"]["env_id"] == "InvertedPendulum-v5"
-    script = load("ppd_mujoco")
-    args = fake_run(script, monkeypatch, tmp_path, eval_every=36, episodes=20)
-    script.train(args)
-    result = read_result(args.run_dir)
-    assert common <= result.keys()
-    fraction = result["score"]["mean"] / result["teacher_score"]["mean"]
-    assert result["fraction_of_teacher"] == pytest.approx(fraction)
-    good = [
-        s for s, mean, _ in result["evaluations"] if mean >= 0.9 * result["teacher_score"]["mean"]
-    ]
-    assert result["steps_to_90_percent"] == (good[0] if good else None)
-    assert len(result["evaluations"]) == 3
-    assert result["warnings"] == []
-    assert result["teacher"]["env_id"] == "Hopper-v4"
+@over(("ppo_teacher_atari", "atari"), ("ppo_teacher_procgen", "procgen"))
+def test_ppo_learns_from_pixels_which_action_is_paid(run, monkeypatch, tmp_path):
+    """The real games, but with a reward of 1 for action 2 and nothing else."""
+    script, suite = run
+    envs, rates = script.AtariGames if suite == "atari" else script.ProcgenVectorEnv, []
+    step = envs.step
+
+    def paid_step(self, actions):
+        obs, _, *rest = step(self, actions)
+        rates.append(np.mean(actions == 2))
+        return obs, (actions == 2).astype(np.float32), *rest
+
+    monkeypatch.setattr(envs, "step", paid_step)
+    monkeypatch.setattr(script, "evaluate", no_score)
+    changes = {"num_steps": 32, "minibatch_size": 64, "total_timesteps": 4 * 32 * 8}
+    changes |= {"update_epochs": 4, "gamma": 0.5, "learning_rate": 1e-3}
+    script.train(make_args(script, suite, tmp_path / "run", **changes))
+    assert np.mean(rates[:32]) < 0.3
+    assert np.mean(rates[-32:]) > 0.6
 
 
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
-def test_same_seed_same_weights(name, hopper_teacher, tmp_path):
-    """Whatever the number of workers, and whether or not it is evaluated on the way."""
-    script = load(name)
-    runs = {"one": {}, "two": {"num_workers": 3, "eval_every": 256, "eval_episodes": 2}}
-    for run, options in (runs | {"other": {"seed": 101}}).items():
-        script.train(small_args(script, tmp_path / run, hopper_teacher, **options))
-    assert_same_weights(tmp_path / "one", tmp_path / "two")
+@over(*PPD_RUNS, *PROBES)
+def test_the_student_comes_nearer_to_its_teacher(run, monkeypatch, tmp_path):
+    """In a few rollouts, and too few rewards to learn anything from."""
+    script, suite = run
+    monkeypatch.setattr(script, "SummaryWriter", NoWriter)
+    monkeypatch.setattr(script, "evaluate", no_score)
+    rollouts = 60 if suite == "mujoco" else 12
+    changes = {"learning_rate": 1e-3, "total_timesteps": 64 * rollouts}
+    script.train(make_args(script, suite, tmp_path / "run", **changes))
+    kl = NoWriter.scalars["distill/kl"]
+    assert np.mean(kl[-2:]) < 0.6 * kl[0], kl
+
+
+# ------------------------------------------------------------------------------- The same again
+@over(*PPD_RUNS, ("student_distill", "mujoco"))
+def test_same_seed_same_run(run, whole, monkeypatch, tmp_path):
+    """Whatever the number of workers or threads, how often it is evaluated and saved."""
+    script, suite = run
+    shorten_episodes(script, suite, monkeypatch)
+    changes = LONG[suite] | {"eval_every": 0, "save_every": 60}
+    workers = "num_workers" if suite == "mujoco" else "env_threads"
+    result = script.train(make_args(script, suite, tmp_path / "two", **changes | {workers: 3}))
+    assert_same_weights(whole(script, suite), tmp_path / "two")
+    expected = read_result(whole(script, suite))
+    assert [result[key] for key in ("curve", "score")] == [expected["curve"], expected["score"]]
+    assert expected["evaluations"] and not result["evaluations"]
     with pytest.raises(AssertionError):
-        assert_same_weights(tmp_path / "one", tmp_path / "other")
+        changes |= {"seed": 101, "total_timesteps": 64}
+        script.train(make_args(script, suite, tmp_path / "three", **changes))
+        assert_same_weights(whole(script, suite), tmp_path / "three")
 
 
-def start(arguments, cwd):
-    command = [sys.executable, *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+def start(script, suite, args):
+    """The script's own `main` in a new process (and group), with short episodes.
+
+    It waits a little after each rollout, so that a test on busy cores is not too late to stop it.
+    """
+    code = """if True:
+    import sys, time, pytest
+    from helpers import load, shorten_episodes
+    script, suite = load(sys.argv.pop(1)), sys.argv.pop(1)
+    shorten_episodes(script, suite, pytest.MonkeyPatch())
+    log = script.Run.log
+    script.Run.log = lambda *arguments: time.sleep(0.1) or log(*arguments)
+    script.guard_process()
+    script.main()
+    """
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    words = [sys.executable, "-c", code, script.__name__, suite, *command(script, suite, args)[2:]]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
+    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
 
 
-def flags(args):
-    given = {"num_envs": 4, "num_workers": 2, "torch_threads": 1, "eval_every": 0, "episodes": 2}
-    given |= {"num_steps": 64, "minibatch_size": 64, "save_every": args.save_every}
-    given |= {"total_timesteps": args.total_timesteps, "run_dir": args.run_dir}
-    if hasattr(args, "teacher"):
-        given |= {"teacher": args.teacher, "teacher_episodes": 2}
-    words = [word for k, v in given.items() for word in ("--" + k.replace("_", "-"), str(v))]
-    return [*words, "--hidden-sizes", *map(str, args.hidden_sizes)]
-
-
-def wait_for_saves(path, count, process):
-    """Until the file has been written so many times."""
-    deadline, seen = time.monotonic() + 300, set()
-    while len(seen) < count and process.poll() is None and time.monotonic() < deadline:
-        if path.exists():
-            seen.add(path.stat().st_mtime_ns)
-        time.sleep(0.002)
-    assert len(seen) == count, process.communicate()
-
-
-def stop_and_resume(script, number, teacher, tmp_path):
+def stop_and_resume(script, suite, number, whole, tmp_path, monkeypatch):
     """Stop a real process at a random moment, go on here; returns its status and output."""
-    long = {"total_timesteps": 64 * 4 * 40, "save_every": 256}
-    whole = small_args(script, tmp_path / "whole", teacher, **long)
-    script.train(whole)
-    stopped = small_args(script, tmp_path / "stopped", teacher, **long)
-    with start([ROOT / f"{script.__name__}.py", *flags(stopped)], tmp_path) as process:
-        # At least one update is saved: a run resumed at its start needs no state restored.
-        wait_for_saves(tmp_path / "stopped" / "training_state.pt", random.randint(3, 10), process)
-        time.sleep(random.uniform(0, 0.1))
-        process.send_signal(number)
-        output, errors = process.communicate(timeout=300)
-    assert not (tmp_path / "stopped" / "result.json").exists(), "too late: it had finished"
-    script.read_checkpoint(tmp_path / "stopped" / "agent.safetensors")
-    script.train(script.Args(resume=str(tmp_path / "stopped")))
-    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
-    a, b = read_result(tmp_path / "whole"), read_result(tmp_path / "stopped")
-    for name in ("episode_returns", "episode_lengths", "curve", "steps", "score"):
-        assert a[name] == b[name]
+    teacher = whole.parent / "teacher.safetensors"
+    given = LONG[suite] | ({"teacher": str(teacher)} if teacher.exists() else {})
+    rollouts = LONG[suite]["total_timesteps"] // 64
+    run_dir, seen = tmp_path / "stopped", set()
+    state, wanted = run_dir / "training_state.pt", random.randint(1, rollouts // 2)
+    with start(script, suite, make_args(script, suite, run_dir, **given)) as process:
+        while len(seen) < wanted and process.poll() is None:
+            if state.exists():
+                seen.add(state.stat().st_mtime_ns)
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.2))
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        output, errors = process.communicate(timeout=120)
+    deadline = time.monotonic() + 30
+    while process_group_lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not process_group_lives(process.pid)
+    assert process.returncode in (-number, 130), errors
+    shorten_episodes(script, suite, monkeypatch)
+    script.train(type(make_args(script, suite, run_dir))(resume=str(run_dir)))
+    assert_same_weights(whole, run_dir)
+    a, b = read_result(whole), read_result(run_dir)
+    keys = ["curve", "score", "evaluations", "steps", *(k for k in a if k.endswith("_training"))]
+    assert [a[key] for key in keys] == [b[key] for key in keys]
     return process.returncode, output, errors
 
 
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
-def test_killed_and_resumed(name, hopper_teacher, tmp_path):
-    status, _, _ = stop_and_resume(load(name), signal.SIGKILL, hopper_teacher, tmp_path)
-    assert status == -signal.SIGKILL
+def process_group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@over(*PPO_RUNS, ("student_distill", "mujoco"), ("teacher_distill", "atari"))
+def test_killed_and_resumed(run, whole, monkeypatch, tmp_path):
+    """Bit for bit as if it had never been stopped."""
+    stop_and_resume(*run, signal.SIGKILL, whole(*run), tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(10))
-def test_killed_and_resumed_ten_times(attempt, hopper_teacher, tmp_path):
-    stop_and_resume(load("ppd_mujoco"), signal.SIGKILL, hopper_teacher, tmp_path)
+def test_killed_and_resumed_ten_times(run, attempt, whole, monkeypatch, tmp_path):
+    stop_and_resume(*run, signal.SIGKILL, whole(*run), tmp_path, monkeypatch)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(hopper_teacher, tmp_path):
-    script = load("ppd_mujoco")
-    status, output, errors = stop_and_resume(script, signal.SIGINT, hopper_teacher, tmp_path)
-    assert status == 130
-    assert f"python ppd_mujoco.py --resume {tmp_path / 'stopped'}" in output
+@over(("ppd_mujoco", "mujoco"), ("student_distill", "procgen"))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_hand(run, number, whole, monkeypatch, tmp_path):
+    """Ctrl-C, which the workers get as well, says how to go on; no process is left."""
+    stopped = stop_and_resume(*run, number, whole(*run), tmp_path, monkeypatch)
+    status, output, errors = stopped
+    suite = f" {run[1]}" if run[0].__name__ in BASELINES else ""
+    line = f"go on with: python {run[0].__name__}.py{suite} --resume {tmp_path / 'stopped'}"
     assert "Traceback" not in errors
+    assert output.count(line) == (2 if number == signal.SIGINT else 1)
+    assert status == (130 if number == signal.SIGINT else -number)
 
 
-def test_a_resumed_run_wants_its_first_teacher(monkeypatch, tmp_path):
+def resume(script, run_dir, monkeypatch, capsys) -> str:
+    """What `main` says as it refuses to go on with a run: one line."""
+    capsys.readouterr()
+    assert run_main(script, ["--resume", run_dir], monkeypatch) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"{script.__name__}: error: ")
+    return line
+
+
+@pytest.fixture
+def almost_finished(tmp_path):
+    """A PPD run that has all its steps, but no result yet."""
     script = load("ppd_mujoco")
-    args = fake_run(script, monkeypatch, tmp_path)
-    script.train(args)
+    script.train(make_args(script, "mujoco", tmp_path / "run"))
     (tmp_path / "run" / "result.json").unlink()
-    script.train(script.Args(resume=args.run_dir))  # the same teacher
-    (tmp_path / "run" / "result.json").unlink()
-    agent, header = script.load_mujoco_agent(args.teacher)
-    script.save_agent(agent, Path(args.teacher), header | {"seed": 2})
-    with pytest.raises(script.UserError, match="its teacher has changed"):
-        script.train(script.Args(resume=args.run_dir))
+    return script, tmp_path / "run"
 
 
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
+def test_a_run_that_is_being_trained_is_not_resumed(almost_finished, monkeypatch, capsys):
+    script, run_dir = almost_finished
+    with FileLock(run_dir / "lock"):
+        assert "another process trains this run" in resume(*almost_finished, monkeypatch, capsys)
+    script.train(script.Args(resume=str(run_dir)))
+
+
+def test_a_resumed_run_wants_its_first_teacher(almost_finished, monkeypatch, capsys):
+    path = almost_finished[1].parent / "teacher.safetensors"
+    make_teacher("mujoco", path, seed=2)
+    assert "its teacher has changed" in resume(*almost_finished, monkeypatch, capsys)
+
+
 @pytest.mark.parametrize("file", ["training_state.pt", "agent.safetensors"])
-def test_a_run_that_cannot_save_says_so(name, file, monkeypatch, tmp_path):
+def test_a_run_that_cannot_save_says_so(file, almost_finished, monkeypatch, capsys):
     """A full disk, a folder that is gone or read-only; here, a folder in the file's place."""
-    script = load(name)
-    args = fake_run(script, monkeypatch, tmp_path)
-    script.train(args)
-    (tmp_path / "run" / "result.json").unlink()
-    (tmp_path / "run" / f"{file}.partial").mkdir()
-    with pytest.raises(script.UserError, match=f"{file} cannot be written: .*--resume"):
-        script.train(script.Args(resume=args.run_dir))
+    (almost_finished[1] / f"{file}.partial").mkdir()
+    assert f"{file}.partial" in resume(*almost_finished, monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
-def test_a_newcomer_sees_no_warning(name, hopper_teacher, tmp_path):
-    """stderr of a whole run is its progress line, and nothing else."""
-    script = load(name)
-    args = small_args(script, tmp_path / "run", hopper_teacher)
-    with start([ROOT / f"{name}.py", *flags(args)], tmp_path) as process:
-        output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    lines = [line for line in re.split(r"[\r\n]", errors) if line.strip()]
-    assert lines
-    assert [line for line in lines if not re.search(r"\d+%\|.*\| .*steps", line)] == []
-    assert "arning" not in output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
-    kept = {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()}
-    assert kept == {"agent", "training_state", "result", "events"}
+def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
+    (path := tmp_path / "file").write_text("old")
+
+    def fail(partial, content):
+        partial.write_text("ne")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(path), "write_bytes", fail)
+    with pytest.raises(KeyboardInterrupt):
+        owner("write_file").write_file(path, b"new")
+    assert path.read_text() == "old"
 
 
-def test_lambda_0_is_ppo(monkeypatch, tmp_path):
+# ------------------------------------------------------------------------------- The method
+def test_lambda_0_is_ppo(suite, monkeypatch, tmp_path):
     """Bitwise the weights of the PPO script, given its start and its observation statistics."""
-    ppo, ppd = load("ppo_teacher_mujoco"), load("ppd_mujoco")
-    same = {"gamma": 0.9, "ent_coef": 0.1, "hidden_sizes": (4, 3)}
-    args = fake_run(ppd, monkeypatch, tmp_path, "ppd", distill_lambda=0.0, **same)
-    load_teacher = ppd.load_mujoco_teacher
+    ppo, ppd = load(f"ppo_teacher_{suite}"), load(f"ppd_{suite}")
+    load_teacher = getattr(ppd, f"load_{suite}_agent")
 
     def load_teacher_aside(*arguments):
         with torch.random.fork_rng():  # the teacher's network takes random numbers
-            teacher, header, warning = load_teacher(*arguments)
-        teacher.obs_mean.zero_(), teacher.obs_var.fill_(1), teacher.obs_count.fill_(1e-4)
-        return teacher, header, warning
+            teacher, header = load_teacher(*arguments)
+        if suite == "mujoco":
+            teacher.obs_mean.zero_(), teacher.obs_var.fill_(1), teacher.obs_count.fill_(1e-4)
+        return teacher, header
 
-    monkeypatch.setattr(ppd, "load_mujoco_teacher", load_teacher_aside)
-    ppd.train(args)
-    ppo_args = fake_run(ppo, monkeypatch, tmp_path, "ppo", **same)
-    monkeypatch.setattr(ppo.MujocoAgent, "update_normalizer", lambda agent, obs: None)
-    ppo.train(ppo_args)
+    monkeypatch.setattr(ppd, f"load_{suite}_agent", load_teacher_aside)
+    monkeypatch.setattr(ppo, "update_normalizer", lambda agent, obs: None, raising=False)
+    for script in (ppo, ppd):
+        monkeypatch.setattr(script, "evaluate", no_score)
+    train = lambda script, name, **changes: script.train(
+        make_args(script, suite, tmp_path / name, gamma=0.9, ent_coef=0.1, **changes)
+    )
+    train(ppo, "ppo")
+    train(ppd, "ppd", distill_lambda=0.0)
     assert_same_weights(tmp_path / "ppd", tmp_path / "ppo")
-    args = fake_run(ppd, monkeypatch, tmp_path, "lambda", distill_lambda=1e-3, **same)
-    ppd.train(args)
+    train(ppd, "lambda", distill_lambda=1e-3)
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "lambda", tmp_path / "ppo")
 
 
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
-def test_ratios_start_at_1(name, hopper_teacher, monkeypatch, tmp_path):
+@over(*PPO_RUNS)
+def test_ratios_start_at_1(run, monkeypatch, tmp_path):
     """On each rollout's first minibatch: it holds the observations as the policy saw them."""
-    script, ratios = load(name), []
+    (script, suite), ratios = run, []
     loss = script.clipped_surrogate_loss
 
     def record(ratio, *rest):
@@ -292,153 +338,156 @@ def test_ratios_start_at_1(name, hopper_teacher, monkeypatch, tmp_path):
         return loss(ratio, *rest)
 
     monkeypatch.setattr(script, "clipped_surrogate_loss", record)
-    script.train(small_args(script, tmp_path / "run", hopper_teacher))
-    per_rollout = 4 * 4  # epochs × minibatches
-    assert len(ratios) == 4 * per_rollout
-    for first in ratios[::per_rollout]:
+    monkeypatch.setattr(script, "evaluate", no_score)
+    script.train(make_args(script, suite, tmp_path / "run"))
+    assert len(ratios) == 3 * 2 * 3  # rollouts × epochs × minibatches
+    for first in ratios[::6]:
         np.testing.assert_allclose(first, 1, rtol=0, atol=1e-5)
-    assert not np.allclose(ratios[per_rollout - 1], 1, atol=1e-5)
+    assert not np.allclose(ratios[5], 1, atol=1e-5)
 
 
-def test_teacher_is_asked_once_and_never_changes(monkeypatch, tmp_path):
-    script, asked, loaded = load("ppd_mujoco"), [], []
-    args = fake_run(script, monkeypatch, tmp_path)
-    load_teacher = script.load_mujoco_teacher
+@over(*STUDENT_RUNS)
+def test_teacher_is_asked_once_and_never_changes(run, monkeypatch, tmp_path):
+    (script, suite), asked, loaded = run, [], []
+    load_teacher = getattr(script, f"load_{suite}_agent")
 
     def record_questions(*arguments):
-        teacher, header, warning = load_teacher(*arguments)
+        teacher, header = load_teacher(*arguments)
         teacher.actor.register_forward_hook(lambda _, inputs, outputs: asked.append(len(outputs)))
         loaded.append(teacher)
-        return teacher, header, warning
+        return teacher, header
 
-    monkeypatch.setattr(script, "load_mujoco_teacher", record_questions)
+    monkeypatch.setattr(script, f"load_{suite}_agent", record_questions)
+    monkeypatch.setattr(script, "evaluate", no_score)
+    args = make_args(script, suite, tmp_path / "run")
     script.train(args)
     (teacher,) = loaded
-    in_training = [rows for rows in asked if rows > 10]  # it is scored on 10 environments
-    assert in_training == [36] * args.num_iterations
+    acts = script.__name__ == "teacher_distill"
+    assert sum(asked) == 192 * (2 if acts else 1)
     assert not teacher.training
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
-    on_disk, student = load_file(args.teacher), weights(tmp_path / "run")
-    for name, tensor in teacher.state_dict().items():
-        assert torch.equal(tensor, on_disk[name])
-    for name in ("obs_mean", "obs_var", "obs_count"):
+    on_disk = load_file(args.teacher)
+    assert all(torch.equal(tensor, on_disk[k]) for k, tensor in teacher.state_dict().items())
+    student = load_file(tmp_path / "run" / "agent.safetensors")
+    for name in [name for name in student if name.startswith("obs_")]:
         assert torch.equal(student[name], on_disk[name])
 
 
 @pytest.mark.parametrize(("episodes", "quota"), [(10, [3, 3, 2, 2]), (2, [1, 1, 0, 0])])
-def test_evaluation_takes_a_quota_from_each_slot(mujoco_script, episodes, quota, monkeypatch):
-    use_fake_envs(mujoco_script, monkeypatch)
-    envs = FakeEnvs("", 4, 1)
-    agent = mujoco_script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, (3,))
-    returns, lengths = mujoco_script.evaluate(agent, envs, episodes, 1, True)
+def test_evaluation_takes_a_quota_from_each_slot(episodes, quota, monkeypatch):
+    script = owner("evaluate")
+    use_fake_envs(script, monkeypatch)
+    envs, agent = FakeEnvs("", 4, 1), script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, (3,))
+    score = script.evaluate(agent, envs, episodes, 1)
     expected = [length for n, length in zip(quota, envs.lengths, strict=True) for _ in range(n)]
-    assert lengths == expected
-    assert len(returns) == episodes
+    assert score["lengths"] == expected
+    assert score["episodes"] == len(score["returns"]) == episodes
     first = sum(step["rewards"][0] for step in envs.steps[: envs.lengths[0]])
-    assert returns[0] == pytest.approx(first)
+    assert score["returns"][0] == pytest.approx(first)
 
 
-def test_evaluation_leaves_the_random_numbers_alone(mujoco_script, monkeypatch):
-    use_fake_envs(mujoco_script, monkeypatch)
-    agent = mujoco_script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, (3,))
+def test_evaluation_leaves_the_random_numbers_alone(monkeypatch):
+    script = owner("evaluate")
+    use_fake_envs(script, monkeypatch)
+    agent = script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, (3,))
     before = torch.get_rng_state()
-    runs = [
-        mujoco_script.evaluate(agent, FakeEnvs("", 3, 1), 4, seed, deterministic=False)
-        for seed in (1, 1, 2)
-    ]
+    play = lambda seed: script.evaluate(agent, FakeEnvs("", 3, 1), 4, seed, deterministic=False)
+    runs = [play(seed) for seed in (1, 1, 2)]
     assert torch.equal(before, torch.get_rng_state())
     assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
-@pytest.mark.parametrize("broken", ["value_loss", "clipped_surrogate_loss"])
-def test_nan_stops_the_run(name, broken, monkeypatch, tmp_path):
-    """At update 3, with the checkpoint of update 2 kept."""
-    script, calls = load(name), []
-    args = fake_run(script, monkeypatch, tmp_path, save_every=36)
-    function, per_update = getattr(script, broken), 4 * 3
+# ------------------------------------------------------------------------------- What is written
+def test_what_a_run_leaves(run, whole):
+    """The keys of result.json and of the checkpoint's header, and that they agree."""
+    (script, suite), folder = run, whole(*run)
+    result, name = read_result(folder), script.__name__
+    keys = {"script", "args", "score", "steps", "seconds", "steps_per_second", "versions"}
+    keys |= {"curve", "evaluations", "git_commit"}
+    student = name not in TEACHERS
+    keys |= {"teacher", "teacher_score"} if student else set()
+    keys |= {"score_training", "evaluations_training"} if suite == "procgen" else set()
+    assert keys <= result.keys()
+    for key in [key for key in result if "score" in key]:
+        score, returns = result[key], result[key]["returns"]
+        assert score["episodes"] == len(returns) == len(score["lengths"]) == 2
+        assert score["mean"] == pytest.approx(np.mean(returns))
+        error = np.std(returns, ddof=1) / len(returns) ** 0.5
+        assert score["standard_error"] == pytest.approx(error)
+        assert {"distinct", "human_normalized"} <= score.keys() or suite != "atari"
+    total = LONG[suite]["total_timesteps"]
+    assert (result["script"], result["steps"], "warnings" in result) == (name, total, False)
+    assert result["steps_per_second"] == pytest.approx(total / result["seconds"])
+    assert {"torch", "numpy", "gymnasium"} <= result["versions"].keys()
+    assert [step for step, *_ in result["evaluations"]] == list(range(128, total + 1, 128))
+    with safe_open(folder / "agent.safetensors", framework="np") as file:
+        assert file.metadata()["script"] == f'"{name}"'
+    _, header = getattr(script, f"load_{suite}_agent")(folder / "agent.safetensors")
+    promised = {"format": "ppd-agent-1", "script": name, "suite": suite, "seed": 100}
+    promised |= {"env_id": result["args"]["env_id"], "steps": total}
+    promised |= {"deterministic": suite != "procgen"}
+    assert promised.items() <= header.items()
+    assert header["score"].items() <= result["score"].items()
+    if student:
+        assert result["teacher"]["script"] == f"ppo_teacher_{suite}"
+
+
+@over(*PPD_RUNS, ("student_distill", "mujoco"))
+def test_a_teacher_of_another_environment_is_used_with_a_warning(
+    run, monkeypatch, tmp_path, capsys
+):
+    script, suite = run
+    monkeypatch.setattr(script, "evaluate", no_score)
+    make_teacher(suite, tmp_path / "teacher.safetensors", env_id="Other-v4")
+    script.train(make_args(script, suite, tmp_path / "run", total_timesteps=64))
+    warning = "the teacher was trained on Other-v4"
+    assert read_result(tmp_path / "run")["warnings"] == [warning]
+    assert warning in capsys.readouterr().out
+
+
+@over(*PPO_RUNS, *PROBES)
+def test_nan_stops_the_run(run, monkeypatch, tmp_path):
+    """In the third rollout's update, with the checkpoint of the second kept."""
+    (script, suite), calls = run, []
+    function, per_update = script.value_loss, 1 if script.__name__ in BASELINES else 2 * 3
 
     def break_down(*arguments):
         calls.append(None)
-        loss = function(*arguments)
-        return loss * float("nan") if len(calls) > 2 * per_update + 1 else loss
+        return function(*arguments) * (float("nan") if len(calls) > 2 * per_update else 1)
 
-    monkeypatch.setattr(script, broken, break_down)
-    with pytest.raises(script.UserError, match="update 3") as error:
-        script.train(args)
+    monkeypatch.setattr(script, "value_loss", break_down)
+    monkeypatch.setattr(script, "evaluate", no_score)
+    with pytest.raises(script.UserError, match="step 192.*lower --learning-rate") as error:
+        script.train(make_args(script, suite, tmp_path / "run", save_every=0))
     assert "\n" not in str(error.value)
-    _, header = script.read_checkpoint(tmp_path / "run" / "agent.safetensors")
-    assert header["steps"] == 2 * 36
-    state = script.load_training_state(args.run_dir, name, script.Args)
-    assert state["log"]["iteration"] == 2
+    _, header = getattr(script, f"load_{suite}_agent")(tmp_path / "run" / "agent.safetensors")
+    assert header["steps"] == 128
+    name = " ".join([f"python {script.__name__}.py", *[suite] * (script.__name__ in BASELINES)])
+    state = script.read_training_state(tmp_path / "run", name)
+    assert state["history"]["steps"] == 128
+    assert all(tensor.isfinite().all() for tensor in state["agent"].values())
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_weight_that_is_no_number_stops_the_run(mujoco_script, tmp_path):
+@over(("ppd_mujoco", "mujoco"), ("student_distill", "mujoco"))
+def test_exploding_weights_stop_the_run(run, monkeypatch, tmp_path):
     """The last gradient step of an update may break what no loss has seen."""
-    layer, losses = torch.nn.Linear(1, 1), {"losses/value_loss": 1.0}
-    mujoco_script.check_finite(layer, losses, 3, tmp_path)
-    layer.bias.data[0] = float("inf")
-    with pytest.raises(mujoco_script.UserError, match="update 3"):
-        mujoco_script.check_finite(layer, losses, 3, tmp_path)
-
-
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
-def test_exploding_weights_stop_the_run(name, monkeypatch, tmp_path):
-    script = load(name)
-    args = fake_run(script, monkeypatch, tmp_path, learning_rate=1e36)
-    with warnings.catch_warnings(), pytest.raises(script.UserError, match="update [123];"):
-        warnings.simplefilter("ignore")
+    script, suite = run
+    args = make_args(script, suite, tmp_path / "run", learning_rate=1e12, save_every=0)
+    with pytest.raises(script.UserError, match="NaN or infinite"):
         script.train(args)
-    script.read_checkpoint(tmp_path / "run" / "agent.safetensors")
+    script.load_mujoco_agent(tmp_path / "run" / "agent.safetensors")
 
 
-def test_resume_where_the_simulator_cannot_be_saved(monkeypatch, tmp_path, capsys):
-    """Episodes restart, and the run says so."""
-    script = load("ppo_teacher_mujoco")
-    args = fake_run(script, monkeypatch, tmp_path, save_every=36)
-    monkeypatch.setattr(script, "check_finite", fail_at(2, script.check_finite))
-    with pytest.raises(KeyboardInterrupt):
-        script.train(args)
-    monkeypatch.undo()
-    use_fake_envs(script, monkeypatch)
-    monkeypatch.setattr(script, "SummaryWriter", NoWriter)
-    result = script.train(script.Args(resume=args.run_dir))
-    assert result["steps"] == 108
-    assert "its running episodes restart" in capsys.readouterr().out
-
-
-def fail_at(update, function):
-    def wrapped(agent, losses, number, run_dir):
-        if number == update:
-            raise KeyboardInterrupt
-        function(agent, losses, number, run_dir)
-
-    return wrapped
-
-
-def test_a_teacher_far_below_its_header_is_reported(monkeypatch, tmp_path, capsys):
-    """Also one of another environment of the same shapes; result.json keeps both warnings."""
-    script = load("ppd_mujoco")
-    args = fake_run(script, monkeypatch, tmp_path)
-    agent, header = script.load_mujoco_agent(args.teacher)
-    header |= {"score": {"mean": 1e6, "standard_error": 1.0, "episodes": 50}, "env_id": "Ant-v4"}
-    script.save_agent(agent, tmp_path / "teacher.safetensors", header)
-    result = script.train(args)
-    other, below = result["warnings"]
-    assert "Ant-v4" in other
-    assert "1000000.0 in its header" in below
-    assert capsys.readouterr().out.count("WARNING") == 2
-
-
-def test_a_file_is_whole_or_not_there(mujoco_script, tmp_path):
-    path = tmp_path / "file"
-    mujoco_script.write_whole(path, lambda partial: partial.write_text("old"))
-
-    def fail(partial):
-        partial.write_text("ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        mujoco_script.write_whole(path, fail)
-    assert path.read_text() == "old"
+@over(*PPD_RUNS, ("teacher_distill", "mujoco"))
+def test_a_newcomer_sees_no_warning(run, tmp_path):
+    """stderr of a whole run is its progress line, and nothing else."""
+    with start(*run, make_args(*run, tmp_path / "run")) as process:
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    lines = [line for line in re.split(r"[\r\n]", errors) if line.strip()]
+    assert lines
+    assert [line for line in lines if not re.search(r"\d+%\|.*\| .*steps", line)] == []
+    assert "arning" not in output
+    kept = {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()}
+    assert kept <= {"agent", "training_state", "result", "events", "lock"}

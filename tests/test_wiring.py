@@ -10,13 +10,17 @@ import oracle
 import pytest
 import torch
 from helpers import (
-    MUJOCO_SCRIPTS,
+    PPD_SCRIPTS,
+    SUITES,
+    TEACHERS,
     FakeEnvs,
     NoWriter,
-    has_teacher,
+    definitions,
     load,
+    make_args,
+    make_teacher,
     mutant,
-    save_mujoco_teacher,
+    read,
     use_fake_envs,
 )
 
@@ -44,17 +48,14 @@ def run_train(script, monkeypatch, tmp_path, **changed):
     monkeypatch.setattr(torch.optim.Adam, "step", record_step)
     monkeypatch.setattr(torch, "randperm", record_permutation)
     # A high learning rate takes ratios out of the clip range; 36 = 16 + 16 + 4 samples.
-    values = {"num_envs": N, "num_steps": T, "total_timesteps": 2 * T * N, "update_epochs": 2}
-    values |= {"minibatch_size": 16, "hidden_sizes": (4, 3), "learning_rate": 0.03}
-    values |= {"gamma": 0.8, "ent_coef": 0.1, "eval_every": 0, "episodes": 1, "torch_threads": 1}
-    values |= {"num_workers": 1, "run_dir": str(tmp_path / "run")}
+    values = {"num_steps": T, "total_timesteps": 2 * T * N, "minibatch_size": 16}
+    values |= {"learning_rate": 0.03, "gamma": 0.8, "ent_coef": 0.1, "hidden_sizes": (4, 3)}
     teacher = None
-    if "teacher" in script.Args.__dataclass_fields__:
+    if script.__name__ in PPD_SCRIPTS:
         path = tmp_path / "teacher.safetensors"
-        teacher = save_mujoco_teacher(script, path).double()
-        values |= {"teacher": str(path), "teacher_episodes": 1, "distill_lambda": 1.5}
-        values |= {"distill_lambda_final": 0.5}
-    args = script.Args(**values | changed)
+        teacher = make_teacher("mujoco", path, sizes=(3, 2)).double()
+        values |= {"teacher": str(path), "distill_lambda": 1.5, "distill_lambda_final": 0.5}
+    args = make_args(script, "mujoco", tmp_path / "run", **values | changed)
     script.train(args)
     return args, teacher, FakeEnvs.made[0].steps, parameters, permutations
 
@@ -129,9 +130,7 @@ def check_run(script, args, teacher, steps, parameters, permutations):
             value = lambda o, agent=collector: agent.critic(torch.from_numpy(o)).squeeze(-1).numpy()
             values = value(normalized)
             # States that are not in the rollout are normalised by the statistics at its end.
-            true_next = normalize(
-                np.where(ended[..., None], stack("final_obs"), stack("next_obs")), statistics
-            )
+            true_next = normalize(stack("reached"), statistics)
             inside = ~ended & (np.arange(T) < T - 1)[:, None]
             next_values = np.where(inside, np.roll(values, -1, 0), value(true_next))
             means = collector.actor(torch.from_numpy(flat(normalized))).numpy()
@@ -171,12 +170,13 @@ def check_run(script, args, teacher, steps, parameters, permutations):
     return ratios
 
 
-@pytest.mark.parametrize("name", MUJOCO_SCRIPTS)
-@pytest.mark.parametrize("changed", [{}, {"max_grad_norm": 1e9}, {"kl": "reverse"}], ids=str)
+CASES = [(name, {}) for name in ("ppo_teacher_mujoco", "ppd_mujoco")]
+CASES += [("ppo_teacher_mujoco", {"max_grad_norm": 1e9}), ("ppd_mujoco", {"kl": "reverse"})]
+
+
+@pytest.mark.parametrize(("name", "changed"), CASES, ids=str)
 def test_every_gradient_of_train(name, changed, monkeypatch, tmp_path):
     script = load(name)
-    if "kl" in changed and not has_teacher(name):
-        pytest.skip("has no teacher")
     ratios = check_run(script, *run_train(script, monkeypatch, tmp_path, **changed))
     np.testing.assert_allclose(ratios[0], 1, rtol=1e-5)
     everything = np.concatenate(ratios)
@@ -184,59 +184,77 @@ def test_every_gradient_of_train(name, changed, monkeypatch, tmp_path):
     assert everything.max() > 1.2
 
 
+def method(name: str) -> str:
+    """The lines of `train` from the scaled rewards to the step of Adam."""
+    train = definitions(read(name))["train"]
+    train = train[train.index("scaled_rewards =") : train.index("optimizer.step()")]
+    for mujoco, pixels in [
+        ("agent.distribution(agent.actor(mb_obs))", "agent.policy(mb_obs)"),
+        ("agent.critic(mb_obs).squeeze(-1)", "agent.value(mb_obs)"),
+        ("b_teacher_means", "b_teacher_logits"),
+    ]:
+        train = train.replace(mujoco, pixels)
+    asked_once = ("ends = ", "b_teacher_logits = ")  # and what ended is told by each suite
+    lines = [line for line in train.splitlines() if not line.strip().startswith(asked_once)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("scripts", [TEACHERS, PPD_SCRIPTS], ids=["teachers", "ppd"])
+def test_the_suites_have_one_method(suite, scripts):
+    """What holds for MuJoCo's `train`, gradient by gradient, holds for all."""
+    assert method(scripts[SUITES.index(suite)]) == method(scripts[0])
+    assert len(method(scripts[0]).splitlines()) > 20
+
+
 MUTATIONS = [
-    ("dist.log_prob(b_actions[mb]) - b_logprobs[mb]", "dist.log_prob(b_actions[mb])"),
-    ("logratio.exp()", "logratio.exp().detach()"),
-    ("normalize_advantages(b_advantages[mb])", "b_advantages[mb]"),
-    ("b_advantages[mb]", "b_returns[mb]"),
-    ("b_returns[mb])", "b_advantages[mb])"),
-    ("mb_advantages, args.clip_coef)", "mb_advantages, 0.1)"),
-    ("args.ent_coef, args.vf_coef)", "args.ent_coef, 1.0)"),
-    ("args.ent_coef, args.vf_coef)", "0.0, args.vf_coef)"),
-    ("optimizer.zero_grad()", "None"),
-    ('"lr": args.learning_rate', '"lr": 0.029'),
-    ('"eps": args.adam_eps', '"eps": 1e-8'),
-    ('"fused": True', '"fused": True, "weight_decay": 0.01'),
-    (".log_prob(b_actions)  # (B,)", ".log_prob(b_actions * 0.9)  # (B,)"),
-    ("if final_obs:", "if False:"),
-    ("terminations[t], truncations[t], infos", "truncations[t], terminations[t], infos"),
-    ("normalize_reward(rewards, ended)", "rewards"),
-    ("normalize_reward(rewards, ended)", "normalize_reward(rewards, terminations)"),
-    ("values[1:], last_values[None]", "values[1:], 0 * last_values[None]"),
-    ("(advantages + values)", "advantages"),
-    ("terminals, ends, args.gamma", "ends, ends, args.gamma"),
-    ("args.gamma, args.gae_lambda", "args.gae_lambda, args.gae_lambda"),
-    ("_norm_(agent.parameters()", "_norm_(agent.actor.parameters()"),
-    ("obs[t] = agent.normalize(raw_obs)", "obs[t] = raw_obs"),
-    ("agent.value(torch.from_numpy(next_obs).to(obs))", "values[-1]"),
-    ("agent.value(torch.cat(final_obs).to(obs))", "values[truncations]"),
+    ("ppd_mujoco", *mutation)
+    for mutation in [
+        ("dist.log_prob(b_actions[mb]) - b_logprobs[mb]", "dist.log_prob(b_actions[mb])"),
+        ("logratio.exp()", "logratio.exp().detach()"),
+        ("normalize_advantages(b_advantages[mb])", "b_advantages[mb]"),
+        ("b_advantages[mb]", "b_returns[mb]"),
+        ("b_returns[mb])", "b_advantages[mb])"),
+        ("mb_advantages, args.clip_coef)", "mb_advantages, 0.1)"),
+        ("args.ent_coef, args.vf_coef)", "args.ent_coef, 1.0)"),
+        ("args.ent_coef, args.vf_coef)", "0.0, args.vf_coef)"),
+        ("optimizer.zero_grad()", "None"),
+        ('"lr": args.learning_rate', '"lr": 0.029'),
+        ('"eps": args.adam_eps', '"eps": 1e-8'),
+        ('"fused": True', '"fused": True, "weight_decay": 0.01'),
+        (".log_prob(b_actions)  # (B,)", ".log_prob(b_actions * 0.9)  # (B,)"),
+        ("if final_obs:", "if False:"),
+        ("terminations[t], truncations[t], infos", "truncations[t], terminations[t], infos"),
+        ("normalize_reward(rewards, ended)", "rewards"),
+        ("normalize_reward(rewards, ended)", "normalize_reward(rewards, terminations)"),
+        ("values[1:], agent", "values[1:], 0 * agent"),
+        ("agent.value(next_obs)[None]", "values[-1:]"),
+        ("agent.value(np.array(final_obs))", "values[truncations]"),
+        ("(advantages + values)", "advantages"),
+        ("(terminations), torch.from", "(ended), torch.from"),
+        ("torch.from_numpy(ended)", "torch.from_numpy(terminations)"),
+        ("args.gamma, args.gae_lambda", "args.gae_lambda, args.gae_lambda"),
+        ("_norm_(agent.parameters()", "_norm_(agent.actor.parameters()"),
+        ("obs[t] = agent.normalize(next_obs)", "obs[t] = torch.from_numpy(next_obs)"),
+        ("loss + distill_lambda * distill_loss", "loss"),
+        ("loss + distill_lambda * distill_loss", "loss + distill_loss"),
+        ("loss + distill_lambda * distill_loss", "loss - distill_lambda * distill_loss"),
+        ("loss + distill_lambda * distill_loss", "loss + args.distill_lambda * distill_loss"),
+        ("* run.step / run.total", ""),
+        ("b_teacher_means[mb]", "b_teacher_means[: len(mb)]"),
+        ("teacher.actor(b_obs)", "agent.actor(b_obs)"),
+        ("teacher.distribution(", "agent.distribution("),
+        ("dist, args.kl)", "dist, 'reverse')"),
+        ("ratio, args.clip_coef, args.ratio", "ratio, 0.5, args.ratio"),
+        ("args.ratio_gradient)", "False)"),
+        ('("obs_mean", "obs_var", "obs_count", "obs_clip")', "()"),
+    ]
 ]
-PPO_MUTATIONS = [("agent.update_normalizer(raw_obs)", "None")]
-PPD_MUTATIONS = [
-    ("loss = loss + distill_loss", "pass"),
-    ("loss = loss + distill_loss", "loss = loss - distill_loss"),
-    ("teacher_outputs[mb]", "teacher_outputs[: len(mb)]"),
-    ("teacher.actor(b_obs)", "agent.actor(b_obs)"),
-    ("teacher.distribution(", "agent.distribution("),
-    ("student_dist, args.kl)", "student_dist, 'reverse')"),
-    ("ratio, args.clip_coef, distill_lambda)", "ratio, args.clip_coef, args.distill_lambda)"),
-    ("ratio, args.clip_coef, distill_lambda)", "ratio, 0.5, distill_lambda)"),
-    ("distillation_loss(kl, ratio,", "distillation_loss(kl, ratio.detach(),"),
-    ('("obs_mean", "obs_var", "obs_count")', "()"),
-]
+MUTATIONS += [("ppo_teacher_mujoco", "update_normalizer(agent, next_obs)", "None")]
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        (name, *mutation)
-        for name in MUJOCO_SCRIPTS
-        for mutation in MUTATIONS + (PPD_MUTATIONS if has_teacher(name) else PPO_MUTATIONS)
-    ],
-)
+@pytest.mark.parametrize(("name", "old", "new"), MUTATIONS)
 def test_a_changed_loop_is_seen(name, old, new, monkeypatch, tmp_path):
-    if old.startswith("dist.") and has_teacher(name):
-        old, new = f"student_{old}", f"student_{new}"
     script = mutant(name, "train", old, new)
     with pytest.raises(AssertionError):
         check_run(script, *run_train(script, monkeypatch, tmp_path))

@@ -1,0 +1,428 @@
+"""Teachers of other libraries answer as they did there; ONNX plays as the agent."""
+
+import io
+import json
+import pickle
+import shutil
+import sys
+import zipfile
+from fractions import Fraction
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from helpers import ROOT, load, run_main
+from safetensors.torch import save_file
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.save_util import save_to_pkl
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+convert, ppd = load("convert"), load("ppd_mujoco")
+HOPPER = ROOT / "teachers" / "Hopper-v4.safetensors"
+MLPS = [
+    (PPO, "Pendulum-v1", {"pi": [16], "vf": [8, 8]}, nn.Tanh, 2.5),
+    (A2C, "Pendulum-v1", [32, 16], nn.ReLU, None),
+    (PPO, "Pendulum-v1", {"pi": [8, 4], "vf": []}, nn.ELU, np.inf),
+    (PPO, "CartPole-v1", {"pi": [8], "vf": [32]}, nn.ReLU, 10.0),
+    (A2C, "Acrobot-v1", [16], nn.Tanh, None),
+]
+
+
+class Frames(gym.Env):
+    """Noise in the shape of Atari's frames."""
+
+    observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = gym.spaces.Discrete(6)
+
+    def reset(self, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+class Malicious:
+    """A pickle that creates a file when it is opened, if `function` is called."""
+
+    def __init__(self, path, function=open):
+        self.path, self.function = str(path), function
+
+    def __reduce__(self):
+        return self.function, (self.path, "w")
+
+
+def mlp(*sizes, activation=nn.Tanh):
+    pairs = zip(sizes, sizes[1:], strict=False)
+    layers = [layer for pair in pairs for layer in (nn.Linear(*pair), activation())]
+    return nn.Sequential(*layers[:-1])
+
+
+def named(**networks):
+    return {f"{name}.{k}": v for name, n in networks.items() for k, v in n.state_dict().items()}
+
+
+def torch_bytes(content) -> bytes:
+    torch.save(content, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def zip_bytes(members: dict) -> bytes:
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def sb3_bytes(model) -> bytes:
+    model.save(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def build(path, env_id="Pendulum-v1", **options):
+    """The agent that `convert.py import` would write."""
+    return convert.build_agent(convert.Import(str(path), env_id, "out", **options))[1]
+
+
+def check(agent, obs, outputs, values, std=None):
+    """An agent answers raw observations with these means or logits, deviations and values."""
+    dist, close = agent.policy(obs), {"rtol": 0, "atol": 1e-5}
+    if std is None:
+        torch.testing.assert_close(dist.logits, outputs.log_softmax(-1), **close)
+    else:
+        torch.testing.assert_close(dist.mean, outputs, **close)
+        torch.testing.assert_close(dist.stddev, std.expand_as(outputs), **close)
+    torch.testing.assert_close(agent.value(obs), values.flatten(), **close)
+
+
+@torch.no_grad()
+def check_sb3(agent, model, obs, seen):
+    dist = model.policy.get_distribution(seen).distribution
+    gaussian = isinstance(dist, torch.distributions.Normal)
+    outputs, std = (dist.mean, dist.stddev) if gaussian else (dist.logits, None)
+    check(agent, obs, outputs, model.policy.predict_values(seen), std)
+
+
+@pytest.mark.parametrize(("algorithm", "env_id", "net_arch", "activation", "clip"), MLPS)
+def test_sb3_mlps_answer_alike(algorithm, env_id, net_arch, activation, clip, tmp_path):
+    envs, options = DummyVecEnv([lambda: Monitor(gym.make(env_id))]), {}
+    if clip:
+        envs = VecNormalize(envs, clip_obs=clip, epsilon=1e-3)
+        options = {"vecnormalize": str(tmp_path / "normalize.pkl")}
+    networks = {"net_arch": net_arch, "activation_fn": activation}
+    model = algorithm("MlpPolicy", envs, n_steps=64, policy_kwargs=networks, seed=1)
+    model.learn(500)
+    if env_id == "Pendulum-v1":
+        model.policy.log_std.data.uniform_(-1, 1)
+    model.save(tmp_path / "model.zip")
+    if clip:
+        envs.save(options["vecnormalize"])
+    agent = build(tmp_path / "model.zip", env_id, **options)
+    obs = np.random.default_rng(0).normal(size=(256, *envs.observation_space.shape)) * 3
+    seen = torch.tensor(envs.normalize_obs(obs) if clip else obs).float()
+    check_sb3(agent, model, obs, seen)
+    assert (seen.abs().max() > 2.5) == (clip != 2.5)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_sb3_cnns_answer_alike(share, tmp_path):
+    model = A2C("CnnPolicy", Frames(), policy_kwargs={"share_features_extractor": share}, seed=1)
+    model.policy.action_net.weight.data.mul_(10)
+    model.learn(10)
+    model.save(tmp_path / "model.zip")
+    frames = torch.randint(256, (256, 4, 84, 84), dtype=torch.uint8)
+    check_sb3(build(tmp_path / "model.zip", "PongNoFrameskip-v4"), model, frames, frames)
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    """The members of a small SB3 agent's zip."""
+    model = PPO("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, seed=1)
+    with zipfile.ZipFile(io.BytesIO(sb3_bytes(model))) as archive:
+        return {name: archive.read(name) for name in ("data", "policy.pth")}
+
+
+def test_old_sb3_shares_its_first_layers(pendulum, tmp_path):
+    torch.manual_seed(0)
+    shared, policy, value = mlp(3, 6, 1)[:2], mlp(6, 5, 1), mlp(6, 4, 1)
+    parts = {"mlp_extractor.shared_net": shared, "mlp_extractor.policy_net": policy[:2]}
+    parts |= {"mlp_extractor.value_net": value[:2], "action_net": policy[2], "value_net": value[2]}
+    weights = torch_bytes(named(**parts) | {"log_std": torch.tensor([0.3])})
+    (tmp_path / "old.zip").write_bytes(zip_bytes({**pendulum, "policy.pth": weights}))
+    obs = torch.randn(256, 3)
+    latent = shared(obs)
+    check(build(tmp_path / "old.zip"), obs, policy(latent), value(latent), torch.tensor(0.3).exp())
+
+
+def test_cleanrl_answers_alike(tmp_path):
+    torch.manual_seed(0)
+    actor, critic, obs = mlp(3, 64, 64, 1), mlp(3, 64, 64, 1), torch.randn(256, 3) * 3
+    path = tmp_path / "agent.cleanrl_model"
+    log_std = torch.full((1, 1), -0.4)
+    torch.save(named(actor_mean=actor, critic=critic) | {"actor_logstd": log_std}, path)
+    mean, var = np.array([0.5, -1, 2]), np.array([0.2, 1, 9])
+    np.savez(tmp_path / "statistics.npz", mean=mean, var=var, clip=1.5)
+    agent = build(path, vecnormalize=str(tmp_path / "statistics.npz"))
+    seen = torch.tensor(((obs.numpy() - mean) / np.sqrt(var + 1e-8)).clip(-1.5, 1.5)).float()
+    check(agent, obs, actor(seen), critic(seen), log_std.exp())
+
+    actor, critic, obs = mlp(4, 64, 64, 2), mlp(4, 64, 64, 1), torch.randn(256, 4) * 30
+    torch.save(named(actor=actor, critic=critic), path)
+    check(build(path, "CartPole-v1"), obs, actor(obs), critic(obs))  # nothing clips at 10
+
+    cnn = load("ppd_atari").NatureCNN((4, 84, 84), (32, 64, 64), 512)
+    network, actor, critic = nn.Sequential(*cnn[0], cnn[1], cnn[2]), mlp(512, 6), mlp(512, 1)
+    torch.save(named(network=network) | named(actor=actor[0], critic=critic[0]), path)
+    frames = torch.randint(256, (64, 4, 84, 84), dtype=torch.uint8)
+    seen = network(frames / 255)
+    check(build(path, "PongNoFrameskip-v4"), frames, actor(seen), critic(seen))
+
+
+def statistics(size):
+    std = torch.rand(1, size) + 0.1
+    return {"_mean": torch.randn(1, size), "_var": std**2, "_std": std, "count": torch.tensor(9)}
+
+
+@pytest.mark.parametrize("critic_size", [3, 5])
+@pytest.mark.parametrize("version", ["1", "2.0", "2.3", "3", "4", "5"])
+def test_rsl_rl_answers_alike(version, critic_size, tmp_path, capsys):
+    torch.manual_seed(0)
+    actor, critic = mlp(3, 8, 6, 1, activation=nn.ELU), mlp(critic_size, 4, 1, activation=nn.ELU)
+    of_actor, of_critic, obs = statistics(3), statistics(critic_size), torch.randn(256, 3)
+    names = {"2.3": "log_std", "3": "log_std", "5": "distribution.std_param"}
+    deviation = {names.get(version, "std"): torch.tensor([0.7])}
+    if version in ("2.3", "3"):
+        deviation["log_std"] = torch.tensor([0.7]).log()
+    if version in ("4", "5"):
+        mine, its = ({f"obs_normalizer.{k}": s[k] for k in s} for s in (of_actor, of_critic))
+        content = {"actor_state_dict": named(mlp=actor) | mine | deviation}
+        content |= {"critic_state_dict": named(mlp=critic) | its}
+    else:
+        content = {"model_state_dict": named(actor=actor, critic=critic) | deviation}
+    if version == "3":
+        beside = {f"actor_obs_normalizer.{k}": v for k, v in of_actor.items()}
+        beside |= {f"critic_obs_normalizer.{k}": v for k, v in of_critic.items()}
+        content["model_state_dict"] |= beside
+    if version in ("2.0", "2.3"):
+        kind = "critic" if version == "2.0" else "privileged"
+        content |= {"obs_norm_state_dict": of_actor, f"{kind}_obs_norm_state_dict": of_critic}
+    torch.save(content | {"iter": 100, "infos": None}, tmp_path / "model_100.pt")
+    agent = build(tmp_path / "model_100.pt")
+    seen, critics = obs, obs
+    if version != "1":
+        seen = (obs - of_actor["_mean"]) / (of_actor["_std"] + 0.01)
+    if critic_size == 5:
+        assert agent.critic is None
+        assert "left out" in capsys.readouterr().out
+        agent.critic = critic = nn.Linear(3, 1)  # so that its policy can be compared
+        critics = agent.normalize(obs)
+    elif version != "1":
+        critics = (obs - of_critic["_mean"]) / (of_critic["_std"] + 0.01)
+    check(agent, obs, actor(seen), critic(critics), torch.tensor(0.7))
+
+
+def refuse(arguments, capsys, monkeypatch, word):
+    """One line that holds the word, exit status 2."""
+    assert run_main(convert, arguments, monkeypatch) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("convert: error: ")
+    assert word in lines[0], (word, lines[0])
+
+
+def test_wrong_files_are_refused(pendulum, tmp_path, capsys, monkeypatch):
+    weights = torch.load(io.BytesIO(pendulum["policy.pth"]), weights_only=True)
+    bomb, newer_bomb = (pickle.dumps(Malicious(tmp_path / "created"), n) for n in (2, 4))
+    whole, key = zip_bytes(pendulum), "mlp_extractor.policy_net.0.bias"
+
+    def changed(**changes):
+        data = json.loads(pendulum["data"]) | changes
+        return zip_bytes({**pendulum, "data": json.dumps(data)})
+
+    def weighing(content):
+        return zip_bytes({**pendulum, "policy.pth": torch_bytes(content)})
+
+    def cleanrl(size):
+        networks = named(actor_mean=mlp(size, 8, 1), critic=mlp(size, 8, 1))
+        return torch_bytes(networks | {"actor_logstd": torch.zeros(1, 1)})
+
+    module = "sb3_contrib.common.{}.policies"
+    frames = sb3_bytes(A2C("CnnPolicy", Frames()))
+    headless = {k: v for k, v in weights.items() if k != "action_net.bias"}
+    memory = {"model_state_dict": {"memory_a.rnn.bias": torch.zeros(1)}}
+    beta = {"actor_state_dict": named(mlp=mlp(3, 1)), "critic_state_dict": {}}
+    cases = [
+        (b"", "Pendulum-v1", "cut short"),
+        (b"no model, but text", "Pendulum-v1", "neither"),
+        (whole[: len(whole) // 2], "Pendulum-v1", "cut short"),
+        (whole.replace(b"n_steps", b"\xff_steps"), "Pendulum-v1", "damaged"),
+        (zip_bytes({"data": "{}"}), "Pendulum-v1", "policy.pth"),
+        (zip_bytes({**pendulum, "policy.pth": bomb}), "Pendulum-v1", "io.open"),
+        (bomb, "Pendulum-v1", "io.open"),
+        (newer_bomb, "Pendulum-v1", "objects"),
+        (zip_bytes({"policy/code/model.py": "", "policy/data.pkl": ""}), "Any-v1", "TorchScript"),
+        (sb3_bytes(DQN("MlpPolicy", "CartPole-v1", buffer_size=10)), "CartPole-v1", "dqn"),
+        (sb3_bytes(SAC("MlpPolicy", "Pendulum-v1", buffer_size=10)), "Pendulum-v1", "sac"),
+        (changed(policy_class={"__module__": module.format("maskable")}), "Any-v1", "maskable"),
+        (changed(policy_class={"__module__": module.format("recurrent")}), "Any-v1", "recurrent"),
+        (sb3_bytes(A2C("MlpPolicy", "Pendulum-v1", use_sde=True)), "Pendulum-v1", "gSDE"),
+        (changed(policy_kwargs={"activation_fn": "<class 'SiLU'>"}), "Pendulum-v1", "silu"),
+        (frames, "Hopper-v4", "image policy"),
+        (frames, "BoxingNoFrameskip-v4", "18"),
+        (whole, "PongNoFrameskip-v4", "PongNoFrameskip-v4"),
+        (whole, "Hopper-v4", "observes 3 numbers, and Hopper-v4 has 11"),
+        (whole, "NoSuchRobot-v0", "NoSuchRobot"),
+        (sb3_bytes(PPO("MlpPolicy", "CartPole-v1")), "InvertedPendulum-v4", "discrete"),
+        (cleanrl(4), "Pendulum-v1", "time feature"),
+        (cleanrl(9), "Pendulum-v1", "3 stacked"),
+        (weighing({**weights, "log_std": torch.tensor([np.nan])}), "Pendulum-v1", "NaN"),
+        (weighing({**weights, key: torch.zeros(9)}), "Pendulum-v1", "size mismatch"),
+        (weighing(headless), "Pendulum-v1", "action_net.bias"),
+        (torch_bytes({"weights": torch.zeros(3)}), "Pendulum-v1", "neither CleanRL"),
+        (torch_bytes(torch.zeros(3)), "Pendulum-v1", "weights"),
+        (torch_bytes(memory), "Pendulum-v1", "recurrent"),
+        (torch_bytes(beta), "Pendulum-v1", "deviation"),
+        (HOPPER.read_bytes(), "Hopper-v4", "neither"),
+    ]
+    path, out = tmp_path / "teacher", tmp_path / "out"
+    for content, env_id, word in cases:
+        path.write_bytes(content)
+        arguments = ["import", path, "--env-id", env_id, "--out", out]
+        refuse(arguments, capsys, monkeypatch, word)
+    path.write_bytes(whole)
+    arguments = ["import", path, "--env-id", "Pendulum-v1", "--out", out]
+    refuse([*arguments, "--activation", "relu"], capsys, monkeypatch, "--activation")
+    refuse([*arguments, "--episodes", 0], capsys, monkeypatch, "--episodes")
+    refuse([*arguments[:-1], tmp_path / "no" / "out"], capsys, monkeypatch, "--out")
+    refuse(["import", tmp_path / "gone", *arguments[2:]], capsys, monkeypatch, "No such file")
+
+    VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])).save(tmp_path / "cartpole")
+    library_bomb = pickle.dumps(Malicious(tmp_path / "created", save_to_pkl))
+    np.savez(nan := io.BytesIO(), mean=np.full(3, np.nan), var=np.ones(3))
+    np.savez(objects := io.BytesIO(), mean=np.array([Malicious(tmp_path / "created")], object))
+    cases = {"(4,)": (tmp_path / "cartpole").read_bytes(), "io.open": newer_bomb}
+    cases |= {"fractions.Fraction": pickle.dumps([Fraction(1)]), "VecNormalize": b""}
+    cases |= {"save_to_pkl": library_bomb}
+    cases |= {"NaN": nan.getvalue(), "allow_pickle": objects.getvalue()}
+    for word, content in cases.items():
+        (tmp_path / "statistics").write_bytes(content)
+        refuse([*arguments, "--vecnormalize", tmp_path / "statistics"], capsys, monkeypatch, word)
+    assert not (tmp_path / "created").exists()
+    assert not out.exists()
+
+
+def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch):
+    """From SB3's zip to PPD's student, which has VecNormalize's statistics; then without critic."""
+    monkeypatch.chdir(tmp_path)
+    envs = VecNormalize(
+        DummyVecEnv([lambda: Monitor(ppd.make_mujoco_env("Hopper-v4"))]), clip_obs=2.0
+    )
+    model = PPO("MlpPolicy", envs, n_steps=128, seed=1)
+    model.learn(1000)
+    model.save("model.zip")
+    envs.save("normalize.pkl")
+    command = ["import", "model.zip", "--env-id", "Hopper-v3", "--out", "hopper.safetensors"]
+    assert run_main(convert, [*command, "--expect", 5000, "--episodes", 2], monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "give --vecnormalize" in printed
+    assert "plays worse than expected" in printed
+    assert run_main(convert, [*command, "--vecnormalize", "normalize.pkl"], monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "Hopper-v3 is not installed: Hopper-v4 in its place" in printed
+    assert "over 10 episodes; its last training episodes: " in printed
+
+    quick = ["--num-envs", 2, "--num-workers", 1, "--total-timesteps", 1, "--episodes", 1]
+    quick += ["--env-id", "Hopper-v4", "--teacher", "hopper.safetensors"]
+    assert run_main(ppd, [*quick, "--run-dir", "run"], monkeypatch) == 0
+    student, header = ppd.load_mujoco_agent("run/agent.safetensors")
+    assert student.obs_clip == 2.0
+    assert "activation" not in header
+    np.testing.assert_array_equal(student.obs_mean, envs.obs_rms.mean)
+    assert run_main(load("evaluate"), ["hopper.safetensors", "--episodes", 1], monkeypatch) == 0
+
+    shutil.copy("hopper.safetensors", "whole.safetensors")
+    teacher, header = ppd.load_mujoco_agent("hopper.safetensors")
+    teacher.critic = None
+    texts = {name: json.dumps(value) for name, value in header.items()}
+    save_file(teacher.state_dict(), "hopper.safetensors", texts)
+    capsys.readouterr()
+    for name in ("student_distill", "teacher_distill"):
+        assert run_main(load(name), ["mujoco", *quick, "--run-dir", name], monkeypatch) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert "critic" in lines[0]
+    assert run_main(ppd, [*quick, "--run-dir", "again"], monkeypatch) == 0
+
+
+def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
+    """onnxruntime alone, with NumPy and Gymnasium, scores as evaluate.py does.
+
+    Actions differ by 1e-6, which Hopper's contacts make grow: only the beginning is the same.
+    """
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "hopper.onnx"
+    assert run_main(convert, ["export", HOPPER, "--out", path], monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "largest difference" in printed
+    assert "onnxruntime" in printed
+    assert [p.name for p in tmp_path.iterdir()] == ["hopper.onnx"]
+    session = onnxruntime.InferenceSession(path)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["env_id"]) == "Hopper-v4"
+    agent, _ = ppd.load_mujoco_agent(HOPPER)
+    obs = agent.obs_mean.numpy() + np.random.default_rng(0).normal(size=(1000, 11))
+    action, mean, std = session.run(None, {"obs": obs.astype(np.float32)})
+    np.testing.assert_allclose(action, agent.act(obs), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(mean, agent.policy(obs).mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(std, agent.policy(obs).stddev, rtol=0, atol=1e-5)
+
+    score = ppd.evaluate(agent, ppd.MujocoVectorEnv("Hopper-v4", 1, 1), 1, seed=0)
+    env = ppd.make_mujoco_env("Hopper-v4")
+    obs, _ = env.reset(seed=10_000)
+    total, ended, steps = 0.0, False, 0
+    while not ended:
+        [action], _, _ = session.run(None, {"obs": obs[None].astype(np.float32)})
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total, steps, ended = total + reward, steps + 1, terminated or truncated
+    assert steps == score["lengths"][0]
+    assert total == pytest.approx(score["mean"], rel=0.02)
+
+
+@pytest.mark.parametrize("suite", ["cartpole", "atari", "procgen"])
+def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    header = {"format": "ppd-agent-1", "suite": suite, "env_id": "any", "size": "nature"}
+    header |= {"seed": 1, "steps": 0, "deterministic": True}
+    if suite == "cartpole":
+        bounds = torch.zeros(2, dtype=torch.int8), torch.ones(2, dtype=torch.int8)
+        agent = ppd.MujocoAgent(*bounds, 4, [8], "elu")
+        header |= {"suite": "mujoco", "activation": "elu", "hidden_sizes": [8]}
+        obs = torch.randn(5, 4)
+    else:
+        shape, actions = ((4, 84, 84), 6) if suite == "atari" else ((3, 64, 64), 15)
+        agent = load(f"ppd_{suite}").PixelAgent(shape, actions, "nature")
+        obs = torch.randint(256, (5, *shape), dtype=torch.uint8)
+    header["script"] = f"ppd_{header['suite']}"
+    texts = {name: json.dumps(value) for name, value in header.items()}
+    save_file(agent.state_dict(), tmp_path / "agent.safetensors", texts)
+    command = ["export", tmp_path / "agent.safetensors", "--out", tmp_path / "agent.onnx"]
+    assert run_main(convert, command, monkeypatch) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "agent.onnx")
+    action, logits = session.run(None, {"obs": obs.numpy()})
+    expected = agent.actor(agent.normalize(obs)).detach().numpy()
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(action, expected.argmax(-1))
+
+
+def test_wrong_exports_are_refused(tmp_path, capsys, monkeypatch):
+    (tmp_path / "text.safetensors").write_text("no agent")
+    out = ["--out", tmp_path / "out.onnx"]
+    for name in ("onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, json)  # as if it were installed
+    refuse(["export", tmp_path / "text.safetensors", *out], capsys, monkeypatch, "no agent")
+    refuse(["export", HOPPER, "--out", tmp_path / "no" / "x"], capsys, monkeypatch, "--out")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    refuse(["export", HOPPER, *out], capsys, monkeypatch, "requirements-convert.txt")

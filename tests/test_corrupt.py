@@ -1,0 +1,101 @@
+"""Imperfect teachers: noise on every parameter and nothing else, scored, told in the header."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import load, make_teacher, shorten_episodes
+
+from experiments import corrupt
+
+SCORE = {"mean": 40.0, "standard_error": 1.0, "episodes": 4}
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A teacher of Hopper that has a score."""
+    path = tmp_path / "Hopper-v4.safetensors"
+    make_teacher("mujoco", path, score=SCORE)
+    return path
+
+
+def make(teacher, out, **options):
+    """Corrupt; returns the header as returned and the agent as read back."""
+    header = corrupt.corrupt(corrupt.Args(str(teacher), str(out), **options))
+    agent, read_back = load("ppd_mujoco").load_mujoco_agent(out)
+    assert read_back == header
+    return header, agent.state_dict()
+
+
+def test_corrupted_teacher(teacher, tmp_path):
+    agent, _ = load("ppd_mujoco").load_mujoco_agent(teacher)
+    before, parameters = agent.state_dict(), {name for name, _ in agent.named_parameters()}
+    header, after = make(teacher, tmp_path / "a.safetensors", sigma=0.3, seed=7)
+    assert (header["sigma"], header["noise_seed"]) == (0.3, 7)
+    assert header["original_score"] == SCORE != header["score"]
+    assert header["score"]["episodes"] == 4
+    # Noise on every parameter, policy, log-std and critic, and on nothing else.
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == parameters
+    noise = torch.cat([(after[name] - before[name]).flatten() for name in parameters])
+    assert (noise != 0).all()
+    assert abs(noise.std() - 0.3) < 0.05
+    assert abs(noise.mean()) < 0.08
+    # The same seed makes the same teacher, another one another.
+    _, again = make(teacher, tmp_path / "b.safetensors", sigma=0.3, seed=7)
+    _, other = make(teacher, tmp_path / "c.safetensors", sigma=0.3, seed=8)
+    assert all(torch.equal(again[name], after[name]) for name in after)
+    assert not torch.equal(other["log_std"], after["log_std"])
+
+
+def test_a_quieter_teacher(teacher, tmp_path):
+    """Its actions have less noise; its deterministic policy is the same."""
+    agent, _ = load("ppd_mujoco").load_mujoco_agent(teacher)
+    header, after = make(teacher, tmp_path / "quiet.safetensors", log_std_shift=-2.0)
+    before = agent.state_dict()
+    torch.testing.assert_close(after.pop("log_std"), before.pop("log_std") - 2)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (header["sigma"], header["log_std_shift"]) == (0.0, -2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": "nowhere.safetensors"}, "No such file"),
+        ({"sigma": 0.0}, "must be above 0"),
+        ({"episodes": 0}, "at least 1"),
+        ({"teacher": "corrupted"}, "corrupted already"),
+        ({"teacher": "unfinished"}, "no score yet"),
+        ({"out": "/dev/null/x.safetensors"}, "name another file"),
+    ],
+)
+def test_corrupt_refuses_in_one_line(changes, words, teacher, tmp_path, monkeypatch, capsys):
+    make_teacher("mujoco", tmp_path / "corrupted", score=SCORE, sigma=0.1)
+    make_teacher("mujoco", tmp_path / "unfinished")
+    monkeypatch.chdir(tmp_path)
+    flags = {"sigma": 0.1, "out": "x.safetensors"} | changes
+    arguments = [str(flags.pop("teacher", teacher))]
+    arguments += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["corrupt", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        corrupt.main()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2
+    assert line.startswith("experiments.corrupt: error: ")
+    assert words in line
+    assert not Path("x.safetensors").exists()
+
+
+@pytest.mark.parametrize("suite", ["atari", "procgen"])
+def test_corrupted_teacher_of_frames(suite, tmp_path, monkeypatch):
+    script = load(f"ppo_teacher_{suite}")
+    shorten_episodes(script, suite, monkeypatch)
+    path, score = tmp_path / "teacher.safetensors", {"score": SCORE}
+    score |= {"score_training": SCORE} if suite == "procgen" else {}
+    make_teacher(suite, path, script=script.__name__, **score)
+    args = corrupt.Args(str(path), str(tmp_path / "out.safetensors"), episodes=2)
+    header = corrupt.corrupt(args)
+    assert header["sigma"] == 0.05
+    assert {f"original_{name}" for name in score} <= header.keys()
+    assert all(header[name]["episodes"] == 2 for name in score)

@@ -1,0 +1,157 @@
+"""What a GPU would do, without one: a pretended device, and the graphs that `--compile` makes.
+
+No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backend only counts.
+"""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from helpers import PPD_SCRIPTS, TEACHERS, load
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+SHAPES = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}
+GPU = torch.device("cuda:0")  # with its number, or torch looks for the driver
+
+
+# ------------------------------------------------------------------------------- Pretended device
+class OnGPU(torch.Tensor):
+    """A tensor that says it is on a GPU; its numbers are in `here`, in this machine's memory."""
+
+    @staticmethod
+    def __new__(cls, here: torch.Tensor):
+        layout = {"strides": here.stride(), "storage_offset": here.storage_offset()}
+        kind = {"dtype": here.dtype, "device": "meta"}  # autograd knows meta on any machine
+        tensor = cls._make_wrapper_subclass(cls, here.shape, **layout, **kind)
+        tensor.here = here
+        return tensor
+
+    device = property(lambda self: GPU)
+
+    def __reduce_ex__(self, protocol):
+        return self.here.__reduce_ex__(protocol)
+
+    def __torch_dispatch__(self, *_):
+        raise AssertionError("a tensor of the pretended GPU is used outside of it")
+
+
+class PretendedGPU(TorchDispatchMode):
+    """Carries out all operations on the CPU; fails where tensors of both devices meet."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        options = dict(options or {})
+        name, tensors = function.overloadpacket.__name__, tree_leaves((arguments, options))
+        tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
+        if name.startswith(("index", "_index")):  # a mask or indices may be the CPU's
+            tensors = [t for t in (*arguments[:1], *arguments[2:]) if isinstance(t, torch.Tensor)]
+        gpu = [tensor for tensor in tensors if isinstance(tensor, OnGPU)]
+        cpu = [tensor for tensor in tensors if not isinstance(tensor, OnGPU) and tensor.ndim > 0]
+        if gpu and cpu and name not in ("copy_", "_to_copy"):
+            raise AssertionError(f"{name}: a tensor of the CPU meets one of the GPU")
+        to_gpu = bool(gpu)
+        if options.get("device") is not None:
+            to_gpu = torch.device(options["device"]).type != "cpu"
+            options["device"] = "cpu"
+        here = {id(t.here): t for t in gpu}
+        arguments, options = tree_map(
+            lambda x: x.here if isinstance(x, OnGPU) else x, (arguments, options)
+        )
+        result = function(*arguments, **options)
+        if name == "copy_":  # from one device to the other: the answer is where it was
+            to_gpu = id(result) in here
+
+        def is_new(x):
+            return to_gpu and isinstance(x, torch.Tensor)
+
+        def place(x):
+            return here[id(x)] if id(x) in here else OnGPU(x) if is_new(x) else x
+
+        return tree_map(place, result)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
+    with PretendedGPU():
+        yield
+
+
+def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
+    ours, theirs = torch.ones(3, device=GPU), torch.ones(3)
+    assert torch.equal((ours.to("cpu") + theirs), 2 * theirs) and (2 * ours).device == GPU
+    assert ours[theirs > 0].sum().item() == 3 and (ours * torch.tensor(2.0)).device == GPU
+    with pytest.raises(AssertionError, match="meets one of the GPU"):
+        ours + theirs
+    with pytest.raises((TypeError, RuntimeError)):
+        ours.numpy()
+
+
+# ------------------------------------------------------------------------------- One update
+def save_teacher(script, suite: str, path) -> None:
+    shape, actions = SHAPES[suite]
+    agent = script.PixelAgent(shape, actions, "smaller")
+    header = {"format": "ppd-agent-1", "script": script.__name__, "suite": suite, "env_id": "any"}
+    header |= {"size": "smaller", "seed": 1, "steps": 0, "deterministic": True}
+    path.write_bytes(script.pack_agent(agent.state_dict(), header))
+
+
+def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
+    """Stands for `evaluate`: a whole game would take minutes here."""
+    obs = envs.obs if hasattr(envs, "obs") else envs.reset(seed=seed)[0]
+    actions = agent.act(obs, deterministic)
+    assert isinstance(actions, np.ndarray) and len(actions) == envs.num_envs
+    score = {"mean": 0.0, "standard_error": None, "episodes": 1}
+    return score | {"returns": [0.0], "lengths": [1]}
+
+
+def small_run(name: str, tmp_path, monkeypatch, **options):
+    """Script and arguments of two short updates, scored by a single step."""
+    script, suite = load(name), name.split("_")[-1]
+    monkeypatch.setattr(script, "evaluate", act_once)
+    values = {"num_envs": 3, "num_steps": 4, "minibatch_size": 5, "update_epochs": 1}
+    values |= {"total_timesteps": 24, "eval_every": 12, "run_dir": str(tmp_path / "run")} | options
+    if suite != "mujoco":
+        values.setdefault("student_size" if name.startswith("ppd") else "size", "smaller")
+        if name.startswith("ppd"):
+            save_teacher(script, suite, tmp_path / "teacher.safetensors")
+            values["teacher"] = str(tmp_path / "teacher.safetensors")
+    return script, script.Args(**values)
+
+
+@pytest.mark.parametrize("name", PPD_SCRIPTS + TEACHERS)
+def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
+    script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", torch_threads=1)
+    monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
+    assert script.train(args)["steps"] == 24
+
+
+# ------------------------------------------------------------------------------- Graphs
+@pytest.mark.parametrize(("size", "convolutions"), [("smaller", 3), ("same", 15)])
+@pytest.mark.parametrize("name", ["ppd_atari", "ppd_procgen"])
+def test_one_graph_for_each_shape(name, size, convolutions, tmp_path, monkeypatch):
+    """Policy: acting, minibatch, an epoch's last; critic: also both in advance. And none later."""
+    options = {"compile": True, "device": "cpu", "student_size": size, "total_timesteps": 36}
+    script, args = small_run(name, tmp_path, monkeypatch, **options)
+    graphs, counts = [], []
+
+    def keep(graph, inputs, **_):
+        graphs.append(sum(node.target is torch.conv2d for node in graph.graph.nodes))
+        return graph
+
+    def step_to_time_limits(envs, actions):
+        obs, rewards, terminations, truncations, infos = step(envs, actions)
+        truncations[: len(counts)] = True  # more and more final observations
+        return obs, rewards, terminations, truncations, infos
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep))
+    log = script.Run.log
+    monkeypatch.setattr(script.Run, "log", lambda *a: (counts.append(len(graphs)), log(*a)))
+    if name == "ppd_atari":
+        step = script.AtariGames.step
+        monkeypatch.setattr(script.AtariGames, "step", step_to_time_limits)
+    script.train(args)
+    assert counts == [8, 8, 8] and set(graphs) == {convolutions}

@@ -1,0 +1,322 @@
+"""ppd_mujoco_lstm.py: what memory and a hidden part of the observation add to ppd_mujoco.py."""
+
+import subprocess
+import time
+
+import gymnasium as gym
+import helpers
+import numpy as np
+import oracle
+import pytest
+import torch
+from helpers import FakeEnvs, make_args, make_teacher, read, read_result
+from test_copies import drift, globals_read
+from test_losses import check_against_oracle
+
+import evaluate
+import ppd_mujoco_lstm as script
+
+NAME, T, N = "ppd_mujoco_lstm", 9, 5
+BOUNDS = -torch.ones(2), torch.ones(2)
+
+
+def test_it_is_ppd_mujoco_with_memory():
+    """What the two share is the same text; so its losses are those of test_losses.py."""
+    found = drift({"ppd_mujoco": read("ppd_mujoco"), NAME: read(NAME)})
+    assert not found, "\n".join(found)
+    assert not globals_read(read(NAME))
+    check_against_oracle(script, oracle.Gaussian)
+
+
+def random_sequence(steps=20, envs=4):
+    """Observations, a state, and where episodes end: at the last step too."""
+    torch.manual_seed(2)
+    ended = torch.rand(steps, envs) < 0.15
+    ended[-1] = torch.tensor([True, False, False, True])
+    assert ended[:-1].any(1).sum() > 5
+    return torch.randn(steps, envs, 4), torch.randn(2, envs, 5), ended
+
+
+@pytest.mark.parametrize("memory", ["lstm", "none"])
+def test_a_sequence_at_once_is_step_after_step(memory):
+    network = script.PartialNetwork([0, 2], (6, 5), 3, 1.0, memory)
+    obs, state, ended = random_sequence()
+    whole = network.sequences(obs, state, ended)
+    for t in range(len(obs)):
+        output, state = network(obs[t], state)
+        state[:, ended[t]] = 0
+        torch.testing.assert_close(output, whole[t], rtol=0, atol=1e-5)
+
+
+def test_nothing_is_remembered_beyond_an_end():
+    network = script.PartialNetwork([0, 2], (6, 5), 3, 1.0, "lstm")
+    obs, state, ended = random_sequence()
+    ended[:] = False
+    ended[9, 1] = True
+    outputs = network.sequences(obs.requires_grad_(), state, ended)
+    (slopes,) = torch.autograd.grad(outputs[15].sum(), obs)
+    before = slopes[:10].abs().amax((0, 2))
+    assert before[1] == 0 and (before[[0, 2, 3]] > 0).all()
+    assert (slopes[10:16, :, [0, 2]] != 0).any(2).all()
+
+
+@pytest.mark.parametrize("memory", ["lstm", "none"])
+@pytest.mark.parametrize("critic", ["full", "student"])
+def test_what_is_hidden_cannot_reach_the_student(memory, critic):
+    """No gradient leads there, and no value there, not even NaN, changes what the student does."""
+    agent = script.PartialAgent(*BOUNDS, 4, [0, 2], (6, 5), memory, critic)
+    obs, _, ended = random_sequence()
+    rest = torch.zeros(2, 2, 4, 5), ended
+    means, values = agent.sequences(obs.requires_grad_(), *rest)
+    for outputs, sees in ((means, False), (values, critic == "full")):
+        (slopes,) = torch.autograd.grad(outputs.square().sum(), obs, retain_graph=True)
+        assert (slopes[:, :, [0, 2]] != 0).any()
+        assert (slopes[:, :, [1, 3]] != 0).any() == sees
+    other = obs.detach().clone()
+    other[:, :, [1, 3]] = np.nan
+    assert torch.equal(agent.sequences(other, *rest)[0], means)
+    acted = [agent.act(o.numpy()) for o in obs.detach()]
+    agent.reset()
+    np.testing.assert_array_equal([agent.act(o.numpy()) for o in other], acted)
+
+
+@pytest.mark.parametrize(
+    "robot", ["Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d"]
+)
+@pytest.mark.parametrize("version", ["v4", "v5"])
+def test_positions_are_the_simulators(robot, version):
+    env = script.make_mujoco_env(f"{robot}-{version}")
+    obs, data = env.reset(seed=1)[0], env.unwrapped.data
+    seen, rest, whole = (
+        script.find_observed(name, env.spec.id, len(obs))
+        for name in ("positions", "velocities", "all")
+    )
+    np.testing.assert_array_equal(obs[seen], data.qpos[-len(seen) :])
+    assert len(data.qpos) - len(seen) in (1, 2)  # x, or x and y, are in no observation
+    np.testing.assert_allclose(obs[rest[: len(data.qvel)]], data.qvel.clip(-10, 10))
+    assert whole == seen + rest == list(range(len(obs)))
+
+
+def walk(weights, net, obs, state, ended):
+    """A network of the agent, step after step, in NumPy: outputs, states after each step, state."""
+    w = {name[len(net) + 1 :]: array for name, array in weights.items() if name.startswith(net)}
+    sigmoid, outputs, after = lambda x: 1 / (1 + np.exp(-x)), [], []
+    for x, end in zip(obs, ended, strict=True):
+        x = np.maximum(x @ w["encoder.0.weight"].T + w["encoder.0.bias"], 0)
+        if "lstm.weight_hh_l0" in w:
+            gates = x @ w["lstm.weight_ih_l0"].T + w["lstm.bias_ih_l0"] + w["lstm.bias_hh_l0"]
+            i, f, g, o = np.split(gates + state[0] @ w["lstm.weight_hh_l0"].T, 4, axis=1)
+            cell = sigmoid(f) * state[1] + sigmoid(i) * np.tanh(g)
+            x = sigmoid(o) * np.tanh(cell)
+            state = np.stack([x, cell])
+        else:
+            x = np.maximum(x @ w["encoder.2.weight"].T + w["encoder.2.bias"], 0)
+        outputs.append(x @ w["head.weight"].T + w["head.bias"])
+        after.append(state)
+        state = np.where(end[:, None], 0, state)
+    return np.array(outputs), after, state
+
+
+def check_training(script, monkeypatch, tmp_path, **changes):
+    """Two rollouts of `train`: every gradient that Adam got is what the formulas say."""
+    helpers.use_fake_envs(script, monkeypatch)
+    monkeypatch.setattr(script.PartialAgent, "env_actions", script.MujocoAgent.env_actions)
+    monkeypatch.setattr(script, "SummaryWriter", helpers.NoWriter)
+    steps, orders, ratios, adam_step, randperm = [], [], [], torch.optim.Adam.step, torch.randperm
+    surrogate = script.clipped_surrogate_loss
+
+    def record_step(self):
+        group = self.param_groups[0]["params"]
+        steps.append([(p.detach().double().numpy().copy(), p.grad.numpy().copy()) for p in group])
+        return adam_step(self)
+
+    record_order = lambda *a, **k: orders.append(randperm(*a, **k)) or orders[-1]
+    record_ratio = lambda ratio, *rest: ratios.append(ratio.detach()) or surrogate(ratio, *rest)
+    monkeypatch.setattr(torch.optim.Adam, "step", record_step)
+    monkeypatch.setattr(torch, "randperm", record_order)
+    monkeypatch.setattr(script, "clipped_surrogate_loss", record_ratio)
+    teacher = make_teacher("mujoco", tmp_path / "teacher.safetensors", sizes=(3, 2)).double()
+    values = {"num_envs": N, "num_steps": T, "total_timesteps": 2 * T * N, "minibatch_size": 20}
+    values |= {"hidden_sizes": (4, 3), "learning_rate": 0.03, "gamma": 0.8, "ent_coef": 0.1}
+    values |= {"pg_coef": 0.7, "distill_lambda": 1.5, "observe": "0,2", "max_grad_norm": 1e9}
+    args = make_args(script, "mujoco", tmp_path / "run", **values | changes)
+    script.train(args)
+
+    sizes = [0, 2], args.hidden_sizes, args.memory, args.critic
+    names = [name for name, _ in script.PartialAgent(*BOUNDS, 3, *sizes).named_parameters()]
+    normalize = lambda obs: teacher.normalize(obs).double().numpy()
+    seen = {"actor": [0, 2], "critic": [0, 1, 2] if args.critic == "full" else [0, 2]}
+    run_net = lambda w, net, obs, *rest: walk(w, net, obs[..., seen[net]], *rest)
+    states, scale, played = (
+        dict.fromkeys(seen, np.zeros((2, N, 3))),
+        oracle.RewardScale(N),
+        FakeEnvs.made,
+    )
+    assert len(steps) == len(ratios) == 12
+    for k in range(2):
+        rollout = played[0].steps[k * T : k * T + T]
+        obs, reached, actions, raw, *ends = (
+            np.array([step[name] for step in rollout])
+            for name in ("obs", "reached", "actions", "rewards", "terminations", "truncations")
+        )
+        obs, reached, ended = normalize(obs), normalize(reached), ends[0] | ends[1]
+        first, policy = states, dict(zip(names, [value for value, _ in steps[6 * k]], strict=True))
+        walked = {net: run_net(policy, net, obs, first[net], ended) for net in seen}
+        (means, _, actor_state), (values, after, critic_state) = walked.values()
+        values, states = values[..., 0], {"actor": actor_state, "critic": critic_state}
+        # V of what each step led to: the next observation, or an episode's final one.
+        led_to = [
+            run_net(policy, "critic", reached[None, t], after[t], ended[:1]) for t in range(T)
+        ]
+        next_values = np.array([outputs[0, :, 0] for outputs, *_ in led_to])
+        rewards = np.array([scale(*row) for row in zip(raw, ended, strict=True)])
+        advantages = oracle.gae(rewards, values, next_values, ends[0], ended, 0.8, 0.9)
+        logprobs = oracle.Gaussian.log_prob(means, policy["log_std"], actions)
+        batch = {"actions": actions, "logprobs": logprobs, "advantages": advantages}
+        batch |= {"teacher_outputs": teacher.actor(torch.tensor(obs)).detach().numpy()}
+        batch["returns"] = advantages + values
+        np.testing.assert_allclose(ratios[6 * k], 1, rtol=0, atol=1e-5)
+        minibatches = [mb for order in orders[2 * k : 2 * k + 2] for mb in order.split(2)]
+        for mb, step in zip(map(np.array, minibatches), steps[6 * k : 6 * k + 6], strict=True):
+            samples = {key: x[:, mb].reshape(-1, *x.shape[2:]) for key, x in batch.items()}
+            samples["teacher_log_std"] = teacher.log_std.detach().numpy()
+
+            def loss(*arrays, mb=mb, samples=samples, first=first, obs=obs, ended=ended):
+                w = dict(zip(names, arrays, strict=True))
+                outputs = [
+                    run_net(w, n, obs[:, mb], first[n][:, mb], ended[:, mb])[0] for n in seen
+                ]
+                outputs = outputs[0].reshape(-1, 2), w["log_std"], outputs[1].ravel()
+                terms = oracle.losses(oracle.Gaussian, samples, vars(args), *outputs)
+                return {"loss": terms["loss"] + (args.pg_coef - 1) * terms["pg_loss"]}
+
+            arrays, gradients = zip(*step, strict=True)
+            slopes = oracle.gradients(loss, arrays)["loss"]
+            for name, slope, gradient in zip(names, slopes, gradients, strict=True):
+                np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=3e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("changes", [{"critic": "student"}, {}, {"memory": "none"}], ids=str)
+def test_every_gradient_is_the_formulas(changes, monkeypatch, tmp_path):
+    check_training(script, monkeypatch, tmp_path, **changes)
+
+
+SLIPS = [("terminations[t] | truncations[t]] = 0", "terminations[t]] = 0")]
+SLIPS += [(f"{name}[:, :, {rows}]", f"0 * {name}[:, :, {rows}]") for name, rows in
+          (("memory.states", "rows"), ("first_states", "mb"))]  # fmt: skip
+SLIPS += [("ends[1].to", "ends[0].to"), ("args.pg_coef * pg_loss", "pg_loss")]
+
+
+@pytest.mark.parametrize(("old", "new"), SLIPS)
+def test_a_slip_is_seen(old, new, monkeypatch, tmp_path):
+    with pytest.raises(AssertionError):
+        check_training(
+            helpers.mutant(NAME, "train", old, new), monkeypatch, tmp_path, critic="student"
+        )
+
+
+def test_killed_and_resumed(tmp_path):
+    """Bit for bit the run that never stopped: what the LSTMs remember is in the checkpoint."""
+    options = {"total_timesteps": 64 * 30, "save_every": 0, "critic": "student"}
+    whole = make_args(script, "mujoco", tmp_path / "whole", **options)
+    stopped = make_args(script, "mujoco", tmp_path / "stopped", **options)
+    script.train(whole)
+    state, seen, deadline = (
+        tmp_path / "stopped" / "training_state.pt",
+        set(),
+        time.monotonic() + 100,
+    )
+    with subprocess.Popen(helpers.command(script, "mujoco", stopped), cwd=tmp_path) as process:
+        while len(seen) < 5 and process.poll() is None and time.monotonic() < deadline:
+            if state.exists():
+                seen.add(state.stat().st_mtime_ns)
+            time.sleep(0.002)
+        process.kill()
+    assert len(seen) == 5 and not (tmp_path / "stopped" / "result.json").exists()
+    assert torch.load(state, weights_only=True)["memory"]["states"].any()
+    script.train(script.Args(resume=str(tmp_path / "stopped")))
+    helpers.assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    a, b = read_result(tmp_path / "whole"), read_result(tmp_path / "stopped")
+    assert all(a[name] == b[name] for name in ("score", "teacher_score", "curve", "steps"))
+
+
+class Recall(gym.Env):
+    """Repeat the number of three steps ago. It is observed as well, but hidden from the student."""
+
+    observation_space, action_space = (gym.spaces.Box(-1, 1, (size,)) for size in (2, 1))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seen = [0, 0, 0]
+        return self.look(), {}
+
+    def look(self):
+        self.seen.append(self.np_random.uniform(-1, 1))
+        return np.array([self.seen[-1], self.seen[-4]])
+
+    def step(self, action):
+        reward = 1 - abs(action[0] - self.seen[-4])
+        return self.look(), reward, False, len(self.seen) == 28, {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "low", "high"),
+    [({}, 21.6, 24), ({"pg_coef": 0.0}, 21.6, 24), ({"distill_lambda": 0.0}, 21.6, 24)]
+    + [({"memory": "none"}, 11, 15)],
+    ids=str,
+)
+def test_memory_is_used(changes, low, high, monkeypatch, capsys, tmp_path):
+    """By PPD, distillation alone and PPO; without it, 0 is the best answer, and scores about 13.
+
+    evaluate.py repeats the final score: it too forgets where an episode ends.
+    """
+    monkeypatch.setitem(
+        gym.registry, "Recall-v0", gym.envs.registration.EnvSpec("Recall-v0", Recall)
+    )
+    path = tmp_path / "teacher.safetensors"
+    teacher = make_teacher("mujoco", path, sizes=(2, 1), env_id="Recall-v0", hidden_sizes=[2])
+    answer = {"actor.0.weight": [[0, 1], [0, -1]], "actor.2.weight": [[1, -1]], "log_std": [-1]}
+    answer |= {"actor.0.bias": [0, 0], "actor.2.bias": [0], "obs_mean": [0, 0], "obs_var": [1, 1]}
+    state = teacher.state_dict() | {name: torch.tensor(x) for name, x in answer.items()}
+    teacher.load_state_dict(state)  # x = relu(x) − relu(−x)
+    helpers.save_agent(teacher, path, script.load_mujoco_agent(path)[1])
+    options = {"env_id": "Recall-v0", "observe": "0", "num_envs": 16, "num_steps": 32, "gamma": 0.5}
+    options |= {"minibatch_size": 128, "update_epochs": 4, "hidden_sizes": (32, 32), "episodes": 20}
+    options |= {"learning_rate": 3e-3, "total_timesteps": 20_000}
+    result = script.train(make_args(script, "mujoco", tmp_path / "run", **options | changes))
+    assert result["teacher_score"]["mean"] > 23.99 and low < result["score"]["mean"] < high
+    words = ["evaluate.py", str(tmp_path / "run" / "agent.safetensors"), "--episodes", "20"]
+    monkeypatch.setattr("sys.argv", words)
+    evaluate.main()
+    assert f"| {script.score_text(result['score'])} |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--observe", "5,x"], "--observe 5,x: give positions, velocities, all, or places from 0"),
+        (["--observe", "0,11"], "--observe 0,11: give positions, velocities, all, or places"),
+        (["--env-id", "Pusher-v5"], "--observe positions: unknown for Pusher-v5; give places"),
+    ],
+)
+def test_wrong_inputs(flags, words, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    make_teacher("mujoco", path, sizes=(23, 7) if "--env-id" in flags else (11, 3))
+    flags = [*flags, "--teacher", path, "--run-dir", tmp_path / "run"]
+    assert helpers.run_main(script, flags, monkeypatch) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and words in errors[0] and not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_no_student_is_refused(tmp_path):
+    path = tmp_path / "agent.safetensors"
+    make_teacher("mujoco", path)
+    with pytest.raises(script.UserError, match="no sound mujoco agent .'observed'"):
+        script.load_partial_agent(path)
+    header = script.load_mujoco_agent(path)[1] | {"observed": [0, 4], "hidden_sizes": [4]}
+    header |= {"memory": "lstm", "critic": "student"}
+    helpers.save_agent(
+        script.PartialAgent(*BOUNDS, 4, [0, 4], [4], "lstm", "student"), path, header
+    )
+    with pytest.raises(script.UserError, match="sees places that are not there"):
+        script.load_partial_agent(path)
