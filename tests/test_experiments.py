@@ -37,7 +37,9 @@ def start(folder, *arguments, **environment):
     """The engine, in a process group of its own so that it alone gets a signal."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     pipes |= {"cwd": folder, "env": ENVIRONMENT | environment, "start_new_session": True}
-    return subprocess.Popen([*TINY, *arguments], **pipes)
+    # Tests that run in a shell's background ignore Ctrl-C, and so would what they start.
+    hear_ctrl_c = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([*TINY, *arguments], preexec_fn=hear_ctrl_c, **pipes)
 
 
 def finish(engine, status):
