@@ -4,57 +4,88 @@ Copies each run's agent to teachers/<env>.safetensors and its result to teachers
 writes teachers/README.md anew from all of them.
 """
 
+import importlib
 import json
 import shutil
 import sys
 from pathlib import Path
 
 TEACHERS = Path(__file__).parent.parent / "teachers"
-PAPER = {"Ant-v4": 3574, "HalfCheetah-v4": 6664, "Hopper-v4": 2510, "Humanoid-v4": 4540}
+PAPER = {"Ant-v4": "3574", "HalfCheetah-v4": "6664", "Hopper-v4": "2510", "Humanoid-v4": "4540"}
+PAPER |= {"coinrun": "6.28; training levels 7.29"}
 HEAD = """# Trained teachers
 
 Each file is a complete policy for raw observations: load it as [docs/ppd.md](../docs/ppd.md) shows,
 score it again with `python evaluate.py teachers/<env>.safetensors`. The score is by the paper's
-protocol: 50 whole episodes, deterministic actions, mean ± standard error; the paper's column is the
-mean of its five teachers (Table 5). `<env>.json` is the run's own `result.json`: every episode, the
-learning curve, all arguments, versions. MIT licence.
+protocol, mean ± standard error: 50 whole episodes of deterministic actions, on Procgen 200 of
+sampled ones on levels that are not trained on; the paper's column is the mean of its five teachers
+(Table 5). `<env>.json` is the run's own `result.json`: every episode, the learning curve, all
+arguments, versions. MIT licence.
 
 | teacher | seed | steps | score | paper | hours | commit | versions |
 |---|---|---|---|---|---|---|---|
 """
+TAIL = """
+Hours are those of one core of a shared two-core machine, with other work beside it.
+The commit is that of the process that finished and scored the run: all but Hopper's
+were stopped and resumed, or scored again, under a newer one than they began with.
+"""
+
+
+def score_text(score: dict, digits: int) -> str:
+    return f"{score['mean']:.{digits}f} ± {score['standard_error']:.{digits}f}"
 
 
 def row(result: dict) -> str:
-    args, score, versions = result["args"], result["score"], result["versions"]
-    env_id = args["env_id"]
-    used = ", ".join(f"{name} {versions[name]}" for name in ("torch", "gymnasium", "mujoco"))
+    args, versions, env_id = result["args"], result["versions"], result["args"]["env_id"]
+    simulator = {"mujoco": "mujoco", "atari": "ale-py", "procgen": "procgen-mirror"}
+    used = ("torch", "gymnasium", simulator[result["script"].removeprefix("ppo_teacher_")])
+    score = score_text(result["score"], 2 if "score_training" in result else 1)
+    if "score_training" in result:
+        score += f"; training levels {score_text(result['score_training'], 2)}"
     cells = [
         f"[{env_id}]({env_id}.safetensors)",
         args["seed"],
         f"{result['steps']:,}",
-        f"{score['mean']:.1f} ± {score['standard_error']:.1f}",
+        score,
         PAPER.get(env_id, "–"),
         f"{result['seconds'] / 3600:.2f}",
         result["git_commit"],
-        used,
+        ", ".join(f"{name} {versions[name]}" for name in used),
     ]
     return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
+def deviations(result: dict) -> dict:
+    """The flags in which a teacher is not the paper's."""
+    defaults = importlib.import_module(result["script"]).Args()
+    names = ("size", "total_timesteps", "bfloat16")
+    found = {name: result["args"][name] for name in names if name in result["args"]}
+    return {name: value for name, value in found.items() if value != getattr(defaults, name, value)}
+
+
+def note(result: dict) -> str:
+    """A sentence about a teacher that is not the paper's network."""
+    if "size" not in deviations(result):
+        return ""
+    total = importlib.import_module(result["script"]).Args().total_timesteps
+    steps = f"{result['args']['total_timesteps'] / 1e6:g} of its {total / 1e6:g} M steps"
+    env_id, size = result["args"]["env_id"], result["args"]["size"]
+    return f"\n**{env_id}'s teacher is not the paper's: the {size} network (Table 4), {steps}.**\n"
+
+
 def command(result: dict) -> str:
     args = result["args"]
-    return f"    python {result['script']}.py --env-id {args['env_id']} --seed {args['seed']}\n"
+    text = f"    python {result['script']}.py --env-id {args['env_id']} --seed {args['seed']}"
+    for name, value in deviations(result).items():
+        text += f" --{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+    return text + "\n"
 
 
 def readme() -> str:
     """teachers/README.md, from the results beside the teachers."""
     results = [json.loads(path.read_text()) for path in sorted(TEACHERS.glob("*.json"))]
-    text = HEAD + "".join(map(row, results))
-    text += (
-        "\nHours are those of one core of a shared two-core machine, with other work beside it.\n"
-        "The commit is that of the process that finished and scored the run: all but Hopper's\n"
-        "were stopped and resumed, or scored again, under a newer one than they began with.\n"
-    )
+    text = HEAD + "".join(map(row, results)) + "".join(map(note, results)) + TAIL
     return text + "\nEach was trained by\n\n" + "".join(map(command, results))
 
 

@@ -21,7 +21,7 @@ def test_there_are_teachers_and_the_card_is_current():
 def test_header_and_result_agree(path):
     header, result = read_header(path), json.loads(path.with_suffix(".json").read_text())
     assert header["env_id"] == result["args"]["env_id"] == path.stem
-    assert header["score"] == result["score"] and header["steps"] == result["steps"]
+    assert header["score"].items() <= result["score"].items() and header["steps"] == result["steps"]
     assert header["seed"] == result["args"]["seed"]
     assert result["git_commit"] and "dirty" not in result["git_commit"]
     script = importlib.import_module(header["script"])
