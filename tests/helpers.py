@@ -4,7 +4,10 @@ import ast
 import dataclasses
 import importlib
 import json
+import os
+import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -25,8 +28,7 @@ RUNS += [(name, suite) for name in BASELINES for suite in SUITES]
 PAPER_IDS = ["Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4", "Swimmer-v4"]
 
 
-def load(name: str) -> types.ModuleType:
-    return importlib.import_module(name)
+load = importlib.import_module
 
 
 def read(name: str) -> str:
@@ -76,6 +78,13 @@ def mutant(script: str, function: str, old: str, new: str) -> types.ModuleType:
 
 
 # ------------------------------------------------------------------------------- Tiny runs
+def no_score(agent, envs, episodes, seed, deterministic=True) -> dict:
+    """In place of `evaluate`, where a test is not about scores: one action, no game."""
+    agent.act(envs.obs if hasattr(envs, "obs") else envs.reset(seed=seed)[0], deterministic)
+    score = {"mean": 1.0, "standard_error": 0.0, "episodes": episodes}
+    return score | {"returns": [1.0] * episodes, "lengths": [1] * episodes}
+
+
 ENV_IDS = {"mujoco": "Hopper-v4", "atari": "PongNoFrameskip-v4", "procgen": "dodgeball"}
 HEADERS = {
     "mujoco": {"hidden_sizes": [5], "deterministic": True},
@@ -186,6 +195,14 @@ def run_main(script: types.ModuleType, arguments, monkeypatch) -> int:
     return 0
 
 
+def run_python(code: str, *arguments) -> subprocess.Popen:
+    """A new process that knows the scripts and the tests, in a group of its own."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    words = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
+
+
 def read_result(run_dir) -> dict:
     return json.loads((Path(run_dir) / "result.json").read_text())
 
@@ -203,12 +220,13 @@ class FakeEnvs:
     """N environments in this process, 3 numbers observed, 2 acted.
 
     Slot i's episodes are 3 + i steps long. Slots take turns in how their episodes end: terminated,
-    truncated, both at once. It records each step, with the sampled action before it was clipped
-    (see `use_fake_envs`).
+    truncated, both at once. It records each step, with who acted and the sampled action before it
+    was clipped (see `use_fake_envs`).
     """
 
     made: list = []
-    raw_actions = None
+    acted: dict = {}
+    reward_scale = 1
 
     def __init__(self, env_id: str, num_envs: int, num_workers: int):
         self.num_envs, self.steps = num_envs, []
@@ -228,7 +246,7 @@ class FakeEnvs:
 
     def step(self, actions):
         old, reached = self.obs, 0.5 * self.obs + self.draw()
-        rewards = reached[:, 0] + 3 * actions.sum(1)
+        rewards = self.reward_scale * (reached[:, 0] + 3 * actions.sum(1))
         self.elapsed += 1
         self.returns += rewards
         over, kind = self.elapsed == self.lengths, np.arange(self.num_envs) % 3
@@ -239,7 +257,7 @@ class FakeEnvs:
         self.elapsed[over], self.returns[over] = 0, 0.0
         # `reached` is what each step led to, whether or not an episode ended there.
         self.steps.append(
-            {"obs": old, "reached": reached, "rewards": rewards, "actions": FakeEnvs.raw_actions}
+            {"obs": old, "reached": reached, "rewards": rewards, **FakeEnvs.acted}
             | {"terminations": terminations, "truncations": truncations}
         )
         infos = {"episodes": episodes, "final_obs": {n: reached[n] for n in ended}}
@@ -253,11 +271,11 @@ class FakeEnvs:
 
 
 def use_fake_envs(script: types.ModuleType, monkeypatch) -> None:
-    """Have a MuJoCo script step `FakeEnvs`, which remember the actions that the policy sampled."""
+    """Have a MuJoCo script step `FakeEnvs`, which remember who sampled what actions."""
     env_actions = script.MujocoAgent.env_actions
 
     def record_actions(agent, actions):
-        FakeEnvs.raw_actions = actions.double().numpy().copy()
+        FakeEnvs.acted = {"actor": agent, "actions": actions.double().numpy().copy()}
         return env_actions(agent, actions)
 
     monkeypatch.setattr(script.MujocoAgent, "env_actions", record_actions)
@@ -269,15 +287,20 @@ class NoWriter:
     """Stands for TensorBoard's SummaryWriter and keeps the scalars."""
 
     scalars: dict = {}
+    add_text = close = lambda self, *arguments: None
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *arguments, **options):
         NoWriter.scalars = {}
 
     def add_scalar(self, name, value, step):
         NoWriter.scalars.setdefault(name, []).append(value)
 
-    def add_text(self, *args):
-        pass
 
-    def close(self):
-        pass
+class Malicious:
+    """A pickle that creates a file when it is opened, if `function` is called."""
+
+    def __init__(self, path, function=open):
+        self.path, self.function = str(path), function
+
+    def __reduce__(self):
+        return self.function, (self.path, "w")
