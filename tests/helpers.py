@@ -303,3 +303,10 @@ class Malicious:
 
     def __reduce__(self):
         return self.function, (self.path, "w")
+
+
+def make_spaces(observation_space: gym.Space, action_space: gym.Space) -> gym.Env:
+    """What Stable-Baselines3 needs to make a model; it cannot be stepped."""
+    env = gym.Env()
+    env.observation_space, env.action_space = observation_space, action_space
+    return env
