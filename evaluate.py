@@ -46,7 +46,7 @@ def read_header(path: str) -> dict:
     """What a checkpoint says of itself, and the script that wrote it. Raises UserError."""
     try:
         with safe_open(path, framework="np") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
+            header = json.loads(file.metadata()["header"])
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
         others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
@@ -54,9 +54,9 @@ def read_header(path: str) -> dict:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: no agent of this project: {reason}") from error
+        raise UserError(f"{path}: no agent of this project and version: {reason}") from error
     return header
 
 

@@ -79,7 +79,7 @@ def find_teacher(run: Run) -> Path | None:
     shipped = Path("teachers") / f"{run.env_id}.safetensors"
     if shipped.exists():
         with safe_open(shipped, framework="np") as file:
-            if json.loads(file.metadata()["seed"]) == run.origin.seed:
+            if json.loads(file.metadata()["header"])["seed"] == run.origin.seed:
                 return shipped
     return None
 

@@ -149,7 +149,7 @@ def test_cleanrl_answers_alike(tmp_path):
     torch.save(named(actor=actor, critic=critic), path)
     check(build(path, "CartPole-v1"), obs, actor(obs), critic(obs))  # nothing clips at 10
 
-    cnn = load("ppd_atari").NatureCNN((4, 84, 84), (32, 64, 64), 512)
+    cnn = load("ppd_atari").make_nature_cnn((4, 84, 84), (32, 64, 64), 512)
     network, actor, critic = nn.Sequential(*cnn[0], cnn[1], cnn[2]), mlp(512, 6), mlp(512, 1)
     torch.save(named(network=network) | named(actor=actor[0], critic=critic[0]), path)
     frames = torch.randint(256, (64, 4, 84, 84), dtype=torch.uint8)

@@ -355,7 +355,7 @@ def test_what_a_run_leaves(run, whole):
     assert {"torch", "numpy", "gymnasium"} <= result["versions"].keys()
     assert [step for step, *_ in result["evaluations"]] == list(range(128, total + 1, 128))
     _, header = getattr(script, f"load_{suite}_agent")(folder / "agent.safetensors")
-    promised = {"format": "ppd-agent-1", "script": name, "suite": suite, "seed": 100}
+    promised = {"format": "ppd-agent-2", "script": name, "suite": suite, "seed": 100}
     promised |= {"env_id": result["args"]["env_id"], "steps": total}
     promised |= {"deterministic": suite != "procgen"}
     assert promised.items() <= header.items()
