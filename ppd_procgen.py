@@ -216,9 +216,9 @@ def train(args: Args) -> dict:
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
-    envs = make_procgen_envs(args, N, args.env_threads)
-    unseen = make_procgen_envs(args, 20, args.env_threads, "unseen")
-    training = make_procgen_envs(args, 20, args.env_threads)
+    envs = ProcgenVectorEnv(args, N, args.env_threads)
+    unseen = ProcgenVectorEnv(args, 20, args.env_threads, "unseen")
+    training = ProcgenVectorEnv(args, 20, args.env_threads)
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     envs.reset(seed=args.seed)
 
@@ -700,15 +700,24 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "render_fps": 15}
 
-    def __init__(self, env_id, num_envs, num_levels, start_level, mode, threads, render_mode=None):
-        """Games on levels start_level up to start_level + num_levels."""
+    def __init__(self, args, num_envs, num_threads, levels="training", render_mode=None):
+        """Games on the training levels that `args` names, or the unseen ones: all after those.
+
+        Raises UserError where none are left, or where the game cannot be played.
+        """
+        start_level, num_levels = args.start_level, args.num_levels
+        if start_level + num_levels > 2**31 - 2:
+            reason = "leave no unseen level; there are 2147483647, so give less"
+            raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {reason}")
+        if levels == "unseen":  # num_levels 0, Procgen's "all", would draw training levels too
+            start_level, num_levels = start_level + num_levels, 2**31 - 1 - start_level - num_levels
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space = gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)
         self.single_action_space = gym.spaces.Discrete(15)
-        self.simulator_class, self.simulator = import_procgen(env_id), None
-        self.options = {"num": num_envs, "env_name": env_id, "num_threads": threads}
+        self.simulator_class, self.simulator = import_procgen(args.env_id), None
+        self.options = {"num": num_envs, "env_name": args.env_id, "num_threads": num_threads}
         self.options |= {"num_levels": num_levels, "start_level": start_level}
-        self.options |= {"distribution_mode": mode, "render_mode": render_mode}
+        self.options |= {"distribution_mode": args.distribution_mode, "render_mode": render_mode}
         # (N, C, H, W) on memory in the simulator's order (N, H, W, C): no pixel is moved
         self.obs = np.zeros((num_envs, 64, 64, 3), np.uint8).transpose(0, 3, 1, 2)
 
@@ -764,21 +773,6 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
     def close_extras(self, **options) -> None:
         """End the simulator and its threads."""
         self.simulator.close()
-
-
-def make_procgen_envs(args, num_envs: int, num_threads: int, levels: str = "training"):
-    """N games on the training levels, or on the unseen ones: all that come after those.
-
-    Raises UserError where nothing comes after them, or the game cannot be played.
-    """
-    start_level, num_levels = args.start_level, args.num_levels
-    if start_level + num_levels > 2**31 - 2:
-        reason = "leave no unseen level; there are 2147483647, so give less"
-        raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {reason}")
-    if levels == "unseen":  # num_levels 0, Procgen's "all", would draw training levels too
-        start_level, num_levels = start_level + num_levels, 2**31 - 1 - start_level - num_levels
-    mode = args.distribution_mode
-    return ProcgenVectorEnv(args.env_id, num_envs, num_levels, start_level, mode, num_threads)
 
 
 class PatientFile(io.FileIO):

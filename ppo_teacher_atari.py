@@ -680,7 +680,6 @@ class AtariGames(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id, num_envs: int, num_threads: int, frame_skip: int, life_loss: bool):
-        """Raises UserError for an id that `find_rom` refuses."""
         from ale_py.vector_env import AtariVectorEnv
 
         max_frames = 108_000  # half an hour of play, then a truncation

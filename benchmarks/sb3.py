@@ -53,7 +53,7 @@ def make_envs(suite: str, args, vec_env: str):
         wrapper = {"clip_reward": False, "frame_skip": args.frame_skip}
         envs = vec.VecFrameStack(make_atari_env(args.env_id, wrapper_kwargs=wrapper, **same), 4)
     else:
-        envs = ProcgenVecEnv(ppo.make_procgen_envs(args, args.num_envs, os.cpu_count()))
+        envs = ProcgenVecEnv(ppo.ProcgenVectorEnv(args, args.num_envs, os.cpu_count()))
     return vec.VecNormalize(envs, norm_obs=False)
 
 
