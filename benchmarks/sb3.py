@@ -65,8 +65,8 @@ def make_policy(suite: str, size) -> dict:
     class PaperCNN(BaseFeaturesExtractor):
         def __init__(self, observation_space):
             make_cnn = import_module(f"ppo_teacher_{suite}").make_cnn
-            cnn, features = make_cnn(size, observation_space.shape)
-            super().__init__(observation_space, features)
+            cnn, head = make_cnn(size, observation_space.shape, 1, 1.0)
+            super().__init__(observation_space, head.in_features)
             self.cnn = cnn
 
         def forward(self, frames):
