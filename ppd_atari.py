@@ -60,7 +60,7 @@ class Args:
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
     torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
     compile: bool = False  # compile the networks, on a GPU into CUDA graphs: a minute at the start
-    bfloat16: bool = False  # run them in bfloat16, for a GPU or a CPU that has it; scores: float32
+    bfloat16: bool = False  # compute in bfloat16, on GPUs and AVX512-BF16 CPUs; scores: float32
 
     # PPO
     total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up
@@ -161,10 +161,8 @@ class PixelAgent(nn.Module):
 
     def __init__(self, obs_shape: tuple[int, ...], num_actions: int, size: str):
         super().__init__()
-        actor, features = make_cnn(size, obs_shape)
-        self.actor = nn.Sequential(actor, init_layer(nn.Linear(features, num_actions), 0.01))
-        critic, features = make_cnn(size, obs_shape)
-        self.critic = nn.Sequential(critic, init_layer(nn.Linear(features, 1), 1.0))
+        self.actor = make_cnn(size, obs_shape, num_actions, 0.01)
+        self.critic = make_cnn(size, obs_shape, 1, 1.0)
         self.bfloat16 = False  # a setting of a run, not of its checkpoint
 
     def normalize(self, obs) -> torch.Tensor:
@@ -377,16 +375,17 @@ def make_impala_cnn(obs_shape: tuple[int, ...], channels: tuple[int, ...], featu
     return convolutions.extend([init_layer(nn.Linear(flat, features)), nn.ReLU()])
 
 
-def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """One of the paper's networks for frames (C, H, W), and its number of features."""
-    if size == "smaller":  # as the paper's Table 4 counts it
-        return make_nature_cnn(obs_shape, (32, 64, 64), 64), 64
-    if size == "smaller-text":  # as the paper's Appendix A.3 describes it
-        return make_nature_cnn(obs_shape, (32, 32, 32), 128), 128
-    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
-        return make_nature_cnn(obs_shape, (32, 64, 64), 512), 512
-    channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
-    return make_impala_cnn(obs_shape, channels, features), features
+def make_cnn(size: str, obs_shape: tuple[int, ...], outputs: int, gain: float) -> nn.Sequential:
+    """Frames (B, C, H, W) in 0…1 to (B, outputs); `gain` initialises the last layer."""
+    make_features, channels, features = {
+        "smaller": (make_nature_cnn, (32, 64, 64), 64),  # as the paper's Table 4 counts it
+        "smaller-text": (make_nature_cnn, (32, 32, 32), 128),  # as its Appendix A.3 describes it
+        "nature": (make_nature_cnn, (32, 64, 64), 512),  # an imported teacher's; SB3's, CleanRL's
+        "same": (make_impala_cnn, (16, 32, 32), 256),
+        "larger": (make_impala_cnn, (32, 64, 64), 1024),
+    }[size]
+    convolutions = make_features(obs_shape, channels, features)
+    return nn.Sequential(convolutions, init_layer(nn.Linear(features, outputs), gain))
 
 
 # ------------------------------------------------------------------------------- Scoring
@@ -729,7 +728,6 @@ class AtariGames(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id, num_envs: int, num_threads: int, frame_skip: int, life_loss: bool):
-        """Raises UserError for an id that `find_rom` refuses."""
         from ale_py.vector_env import AtariVectorEnv
 
         max_frames = 108_000  # half an hour of play, then a truncation

@@ -723,7 +723,6 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id: str, num_envs: int, num_workers: int):
-        """Raises UserError for an id that `make_mujoco_env` refuses."""
         edges = np.linspace(0, num_envs, min(num_workers, num_envs) + 1).round().astype(int)
         self.num_envs, self.shares = num_envs, list(zip(edges, edges[1:], strict=False))
         self.own_envs = [ReplayableEnv(env_id) for _ in range(edges[1])]

@@ -1,8 +1,7 @@
 """Teacher-distill: the teacher acts, and the student learns to do and to value the same.
 
     python teacher_distill.py mujoco --env-id Hopper-v4
-    python teacher_distill.py atari --env-id PongNoFrameskip-v4 --student-size smaller
-    python teacher_distill.py procgen --env-id coinrun
+    python teacher_distill.py procgen --student-size smaller --bfloat16    # or atari
     python teacher_distill.py mujoco --resume runs/<run>
 
 The baseline of "Proximal Policy Distillation" (Spigler, TMLR 2025), Algorithm 3: the teacher
@@ -103,6 +102,7 @@ class PixelArgs(Args):
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
     torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
+    bfloat16: bool = False  # compute in bfloat16, on GPUs and AVX512-BF16 CPUs; scores: float32
     student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
 
 
@@ -245,17 +245,19 @@ def build_atari(args, path):
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     teacher, teacher_header = load_atari_agent(path, num_actions)
     agent = PixelAgent(obs_shape, num_actions, args.student_size)
+    agent.bfloat16 = args.bfloat16
     header = {"suite": "atari", "frame_skip": args.frame_skip, "size": args.student_size}
     return envs, {"": eval_envs}, teacher, teacher_header, agent, header | {"deterministic": True}
 
 
 def build_procgen(args, path):
     """As `build_mujoco`; evaluated on unseen and on training levels, with sampled actions."""
-    envs = make_procgen_envs(args, args.num_envs, args.env_threads)
+    envs = ProcgenVectorEnv(args, args.num_envs, args.env_threads)
     kinds = {"": "unseen", "_training": "training"}
-    eval_envs = {k: make_procgen_envs(args, 20, args.env_threads, v) for k, v in kinds.items()}
+    eval_envs = {k: ProcgenVectorEnv(args, 20, args.env_threads, v) for k, v in kinds.items()}
     teacher, teacher_header = load_procgen_agent(path)
     agent = PixelAgent((3, 64, 64), 15, args.student_size)
+    agent.bfloat16 = args.bfloat16
     header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
     header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     return envs, eval_envs, teacher, teacher_header, agent, header
@@ -337,10 +339,8 @@ class PixelAgent(nn.Module):
 
     def __init__(self, obs_shape: tuple[int, ...], num_actions: int, size: str):
         super().__init__()
-        actor, features = make_cnn(size, obs_shape)
-        self.actor = nn.Sequential(actor, init_layer(nn.Linear(features, num_actions), 0.01))
-        critic, features = make_cnn(size, obs_shape)
-        self.critic = nn.Sequential(critic, init_layer(nn.Linear(features, 1), 1.0))
+        self.actor = make_cnn(size, obs_shape, num_actions, 0.01)
+        self.critic = make_cnn(size, obs_shape, 1, 1.0)
         self.bfloat16 = False  # a setting of a run, not of its checkpoint
 
     def normalize(self, obs) -> torch.Tensor:
@@ -423,16 +423,17 @@ def make_impala_cnn(obs_shape: tuple[int, ...], channels: tuple[int, ...], featu
     return convolutions.extend([init_layer(nn.Linear(flat, features)), nn.ReLU()])
 
 
-def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """One of the paper's networks for frames (C, H, W), and its number of features."""
-    if size == "smaller":  # as the paper's Table 4 counts it
-        return make_nature_cnn(obs_shape, (32, 64, 64), 64), 64
-    if size == "smaller-text":  # as the paper's Appendix A.3 describes it
-        return make_nature_cnn(obs_shape, (32, 32, 32), 128), 128
-    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
-        return make_nature_cnn(obs_shape, (32, 64, 64), 512), 512
-    channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
-    return make_impala_cnn(obs_shape, channels, features), features
+def make_cnn(size: str, obs_shape: tuple[int, ...], outputs: int, gain: float) -> nn.Sequential:
+    """Frames (B, C, H, W) in 0…1 to (B, outputs); `gain` initialises the last layer."""
+    make_features, channels, features = {
+        "smaller": (make_nature_cnn, (32, 64, 64), 64),  # as the paper's Table 4 counts it
+        "smaller-text": (make_nature_cnn, (32, 32, 32), 128),  # as its Appendix A.3 describes it
+        "nature": (make_nature_cnn, (32, 64, 64), 512),  # an imported teacher's; SB3's, CleanRL's
+        "same": (make_impala_cnn, (16, 32, 32), 256),
+        "larger": (make_impala_cnn, (32, 64, 64), 1024),
+    }[size]
+    convolutions = make_features(obs_shape, channels, features)
+    return nn.Sequential(convolutions, init_layer(nn.Linear(features, outputs), gain))
 
 
 # ------------------------------------------------------------------------------- Scoring
@@ -835,7 +836,6 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id: str, num_envs: int, num_workers: int):
-        """Raises UserError for an id that `make_mujoco_env` refuses."""
         edges = np.linspace(0, num_envs, min(num_workers, num_envs) + 1).round().astype(int)
         self.num_envs, self.shares = num_envs, list(zip(edges, edges[1:], strict=False))
         self.own_envs = [ReplayableEnv(env_id) for _ in range(edges[1])]
@@ -919,7 +919,6 @@ class AtariGames(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id, num_envs: int, num_threads: int, frame_skip: int, life_loss: bool):
-        """Raises UserError for an id that `find_rom` refuses."""
         from ale_py.vector_env import AtariVectorEnv
 
         max_frames = 108_000  # half an hour of play, then a truncation
@@ -1025,15 +1024,24 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "render_fps": 15}
 
-    def __init__(self, env_id, num_envs, num_levels, start_level, mode, threads, render_mode=None):
-        """Games on levels start_level up to start_level + num_levels."""
+    def __init__(self, args, num_envs, num_threads, levels="training", render_mode=None):
+        """Games on the training levels that `args` names, or the unseen ones: all after those.
+
+        Raises UserError where none are left, or where the game cannot be played.
+        """
+        start_level, num_levels = args.start_level, args.num_levels
+        if start_level + num_levels > 2**31 - 2:
+            reason = "leave no unseen level; there are 2147483647, so give less"
+            raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {reason}")
+        if levels == "unseen":  # num_levels 0, Procgen's "all", would draw training levels too
+            start_level, num_levels = start_level + num_levels, 2**31 - 1 - start_level - num_levels
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space = gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)
         self.single_action_space = gym.spaces.Discrete(15)
-        self.simulator_class, self.simulator = import_procgen(env_id), None
-        self.options = {"num": num_envs, "env_name": env_id, "num_threads": threads}
+        self.simulator_class, self.simulator = import_procgen(args.env_id), None
+        self.options = {"num": num_envs, "env_name": args.env_id, "num_threads": num_threads}
         self.options |= {"num_levels": num_levels, "start_level": start_level}
-        self.options |= {"distribution_mode": mode, "render_mode": render_mode}
+        self.options |= {"distribution_mode": args.distribution_mode, "render_mode": render_mode}
         # (N, C, H, W) on memory in the simulator's order (N, H, W, C): no pixel is moved
         self.obs = np.zeros((num_envs, 64, 64, 3), np.uint8).transpose(0, 3, 1, 2)
 
@@ -1089,21 +1097,6 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
     def close_extras(self, **options) -> None:
         """End the simulator and its threads."""
         self.simulator.close()
-
-
-def make_procgen_envs(args, num_envs: int, num_threads: int, levels: str = "training"):
-    """N games on the training levels, or on the unseen ones: all that come after those.
-
-    Raises UserError where nothing comes after them, or the game cannot be played.
-    """
-    start_level, num_levels = args.start_level, args.num_levels
-    if start_level + num_levels > 2**31 - 2:
-        reason = "leave no unseen level; there are 2147483647, so give less"
-        raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {reason}")
-    if levels == "unseen":  # num_levels 0, Procgen's "all", would draw training levels too
-        start_level, num_levels = start_level + num_levels, 2**31 - 1 - start_level - num_levels
-    mode = args.distribution_mode
-    return ProcgenVectorEnv(args.env_id, num_envs, num_levels, start_level, mode, num_threads)
 
 
 class PatientFile(io.FileIO):

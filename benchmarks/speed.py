@@ -222,7 +222,7 @@ def make_our_envs(suite: str, args):
     if suite == "mujoco":
         return ppo.MujocoVectorEnv(args.env_id, args.num_envs, args.num_workers)
     if suite == "procgen":
-        return ppo.make_procgen_envs(args, args.num_envs, args.env_threads)
+        return ppo.ProcgenVectorEnv(args, args.num_envs, args.env_threads)
     games = args.env_id, args.num_envs, args.env_threads, args.frame_skip
     return ppo.AtariGames(*games, life_loss=True)
 

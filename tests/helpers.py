@@ -179,9 +179,9 @@ def shorten_episodes(script: types.ModuleType, suite: str, monkeypatch) -> None:
         few = lambda env_id, num_envs, *rest, **more: games(env_id, min(num_envs, 4), *rest, **more)
         monkeypatch.setattr(script, "AtariGames", few)
     elif suite == "procgen":
-        make = script.make_procgen_envs
+        make = script.ProcgenVectorEnv
         few = lambda args, num_envs, *rest: make(args, min(num_envs, 4), *rest)
-        monkeypatch.setattr(script, "make_procgen_envs", few)
+        monkeypatch.setattr(script, "ProcgenVectorEnv", few)
 
 
 def run_main(script: types.ModuleType, arguments, monkeypatch) -> int:
