@@ -188,10 +188,9 @@ def run_main(script: types.ModuleType, arguments, monkeypatch) -> int:
     """Call a script's main as its command line would; returns the exit status."""
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
     try:
-        script.main()
+        return script.main() or 0
     except SystemExit as stop:
         return stop.code
-    return 0
 
 
 def run_python(code: str, *arguments) -> subprocess.Popen:
