@@ -4,7 +4,10 @@ import ast
 import dataclasses
 import importlib
 import json
+import os
+import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -25,8 +28,7 @@ RUNS += [(name, suite) for name in BASELINES for suite in SUITES]
 PAPER_IDS = ["Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4", "Swimmer-v4"]
 
 
-def load(name: str) -> types.ModuleType:
-    return importlib.import_module(name)
+load = importlib.import_module
 
 
 def read(name: str) -> str:
@@ -76,6 +78,12 @@ def mutant(script: str, function: str, old: str, new: str) -> types.ModuleType:
 
 
 # ------------------------------------------------------------------------------- Tiny runs
+def no_score(agent, envs, episodes, seed, deterministic=True) -> dict:
+    """In place of `evaluate`, where a test is not about scores."""
+    score = {"mean": 1.0, "standard_error": 0.0, "episodes": episodes}
+    return score | {"returns": [1.0] * episodes, "lengths": [1] * episodes}
+
+
 ENV_IDS = {"mujoco": "Hopper-v4", "atari": "PongNoFrameskip-v4", "procgen": "dodgeball"}
 HEADERS = {
     "mujoco": {"hidden_sizes": [5], "deterministic": True},
@@ -128,8 +136,8 @@ def command(script: types.ModuleType, suite: str, args) -> list[str]:
 
 def save_agent(agent: torch.nn.Module, path, header: dict) -> None:
     """A checkpoint as the scripts write it."""
-    texts = {name: json.dumps(value) for name, value in header.items()}
-    save_file({k: v.contiguous() for k, v in agent.state_dict().items()}, path, texts)
+    tensors = {name: tensor.contiguous() for name, tensor in agent.state_dict().items()}
+    save_file(tensors, path, {"header": json.dumps(header)})
 
 
 def make_teacher(suite: str, path, sizes=(11, 3), **changes) -> torch.nn.Module:
@@ -138,7 +146,7 @@ def make_teacher(suite: str, path, sizes=(11, 3), **changes) -> torch.nn.Module:
     `sizes` are of observations and actions on MuJoCo; `changes`, of its header.
     """
     script = load(f"ppd_{suite}")
-    header = {"format": "ppd-agent-1", "suite": suite, "script": f"ppo_teacher_{suite}"}
+    header = {"format": "ppd-agent-2", "suite": suite, "script": f"ppo_teacher_{suite}"}
     header |= {"env_id": ENV_IDS[suite], "seed": 1, "steps": 0, **HEADERS[suite], **changes}
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -171,19 +179,26 @@ def shorten_episodes(script: types.ModuleType, suite: str, monkeypatch) -> None:
         few = lambda env_id, num_envs, *rest, **more: games(env_id, min(num_envs, 4), *rest, **more)
         monkeypatch.setattr(script, "AtariGames", few)
     elif suite == "procgen":
-        make = script.make_procgen_envs
+        make = script.ProcgenVectorEnv
         few = lambda args, num_envs, *rest: make(args, min(num_envs, 4), *rest)
-        monkeypatch.setattr(script, "make_procgen_envs", few)
+        monkeypatch.setattr(script, "ProcgenVectorEnv", few)
 
 
 def run_main(script: types.ModuleType, arguments, monkeypatch) -> int:
     """Call a script's main as its command line would; returns the exit status."""
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
     try:
-        script.main()
+        return script.main() or 0
     except SystemExit as stop:
         return stop.code
-    return 0
+
+
+def run_python(code: str, *arguments) -> subprocess.Popen:
+    """A new process that knows the scripts and the tests, in a group of its own."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    words = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
 
 
 def read_result(run_dir) -> dict:
@@ -203,12 +218,13 @@ class FakeEnvs:
     """N environments in this process, 3 numbers observed, 2 acted.
 
     Slot i's episodes are 3 + i steps long. Slots take turns in how their episodes end: terminated,
-    truncated, both at once. It records each step, with the sampled action before it was clipped
-    (see `use_fake_envs`).
+    truncated, both at once. It records each step, with who acted and the sampled action before it
+    was clipped (see `use_fake_envs`).
     """
 
     made: list = []
-    raw_actions = None
+    acted: dict = {}
+    reward_scale = 1
 
     def __init__(self, env_id: str, num_envs: int, num_workers: int):
         self.num_envs, self.steps = num_envs, []
@@ -228,7 +244,7 @@ class FakeEnvs:
 
     def step(self, actions):
         old, reached = self.obs, 0.5 * self.obs + self.draw()
-        rewards = reached[:, 0] + 3 * actions.sum(1)
+        rewards = self.reward_scale * (reached[:, 0] + 3 * actions.sum(1))
         self.elapsed += 1
         self.returns += rewards
         over, kind = self.elapsed == self.lengths, np.arange(self.num_envs) % 3
@@ -239,7 +255,7 @@ class FakeEnvs:
         self.elapsed[over], self.returns[over] = 0, 0.0
         # `reached` is what each step led to, whether or not an episode ended there.
         self.steps.append(
-            {"obs": old, "reached": reached, "rewards": rewards, "actions": FakeEnvs.raw_actions}
+            {"obs": old, "reached": reached, "rewards": rewards, **FakeEnvs.acted}
             | {"terminations": terminations, "truncations": truncations}
         )
         infos = {"episodes": episodes, "final_obs": {n: reached[n] for n in ended}}
@@ -253,11 +269,11 @@ class FakeEnvs:
 
 
 def use_fake_envs(script: types.ModuleType, monkeypatch) -> None:
-    """Have a MuJoCo script step `FakeEnvs`, which remember the actions that the policy sampled."""
+    """Have a MuJoCo script step `FakeEnvs`, which remember who sampled what actions."""
     env_actions = script.MujocoAgent.env_actions
 
     def record_actions(agent, actions):
-        FakeEnvs.raw_actions = actions.double().numpy().copy()
+        FakeEnvs.acted = {"actor": agent, "actions": actions.double().numpy().copy()}
         return env_actions(agent, actions)
 
     monkeypatch.setattr(script.MujocoAgent, "env_actions", record_actions)
@@ -269,15 +285,27 @@ class NoWriter:
     """Stands for TensorBoard's SummaryWriter and keeps the scalars."""
 
     scalars: dict = {}
+    add_text = close = lambda self, *arguments: None
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *arguments, **options):
         NoWriter.scalars = {}
 
     def add_scalar(self, name, value, step):
         NoWriter.scalars.setdefault(name, []).append(value)
 
-    def add_text(self, *args):
-        pass
 
-    def close(self):
-        pass
+class Malicious:
+    """A pickle that creates a file when it is opened, if `function` is called."""
+
+    def __init__(self, path, function=open):
+        self.path, self.function = str(path), function
+
+    def __reduce__(self):
+        return self.function, (self.path, "w")
+
+
+def make_spaces(observation_space: gym.Space, action_space: gym.Space) -> gym.Env:
+    """What Stable-Baselines3 needs to make a model; it cannot be stepped."""
+    env = gym.Env()
+    env.observation_space, env.action_space = observation_space, action_space
+    return env

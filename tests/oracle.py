@@ -72,8 +72,9 @@ def losses(family, batch, coefs, outputs, log_std, values):
         pair = (teacher, student) if coefs["kl"] == "forward" else (student, teacher)
         kl = family.kl(*pair)
         terms["kl"] = np.mean(kl)
-        weighted = kl * np.maximum(ratio, 1 - epsilon)
-        terms["distill_loss"] = coefs["distill_lambda"] * np.mean(weighted)
+        weight = coefs.get("weight")  # constants, where the ratio is detached
+        weight = np.maximum(ratio, 1 - epsilon) if weight is None else weight
+        terms["distill_loss"] = coefs["distill_lambda"] * np.mean(kl * weight)
         loss += terms["distill_loss"]
     return terms | {"loss": loss}
 

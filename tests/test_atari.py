@@ -5,27 +5,21 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import make_args, owner, shorten_episodes
+from helpers import owner, shorten_episodes
+from test_paper import check_initialisation
 
 script = owner("PixelAgent")
 ACTIONS = [4, 9, 9, 6, 9, 3, 9, 6, 6, 18, 18]  # of the paper's eleven games
 
 
-def count(network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+COUNTS = [("smaller", 142_511, 279.3), ("smaller-text", 99_439, 235.9)]
+COUNTS += [("same", 625_999, 1091.5), ("larger", 4_599_439, 8328.9)]
 
 
-@pytest.mark.parametrize(
-    ("size", "procgen", "atari"),
-    [
-        ("smaller", 142_511, 279.3),
-        ("smaller-text", 99_439, 235.9),
-        ("same", 625_999, 1091.5),
-        ("larger", 4_599_439, 8328.9),
-    ],
-)
+@pytest.mark.parametrize(("size", "procgen", "atari"), COUNTS)
 def test_parameter_counts(size, procgen, atari):
     """Of the policy network; Table 4: on Atari in thousands, the mean over the games."""
+    count = lambda network: sum(parameter.numel() for parameter in network.parameters())
     assert count(script.PixelAgent((3, 64, 64), 15, size).actor) == procgen
     agent = script.PixelAgent((4, 84, 84), ACTIONS[0], size)
     last = agent.actor[1]
@@ -35,20 +29,9 @@ def test_parameter_counts(size, procgen, atari):
     assert count(agent.critic) == body + last.in_features + 1
 
 
-@pytest.mark.parametrize("size", ["smaller", "smaller-text", "same"])
-def test_initialisation(size):
-    """Orthogonal: gain √2, policy head 0.01, value head 1; biases 0; nothing shared."""
-    agent = script.PixelAgent((4, 84, 84), 6, size)
-    for network, last_gain in [(agent.actor, 0.01), (agent.critic, 1.0)]:
-        layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-        assert len(layers) == (5 if size.startswith("smaller") else 17)
-        for layer in layers:
-            gain = last_gain if layer is layers[-1] else 2**0.5
-            singular = torch.linalg.svdvals(layer.weight.detach().flatten(1))
-            np.testing.assert_allclose(singular, gain, rtol=1e-3)
-            assert not layer.bias.any()
-    shared = {id(p) for p in agent.actor.parameters()} & {id(p) for p in agent.critic.parameters()}
-    assert not shared
+@pytest.mark.parametrize(("size", "layers"), [("smaller", 5), ("smaller-text", 5), ("same", 17)])
+def test_initialisation(size, layers):
+    check_initialisation(script.PixelAgent((4, 84, 84), 6, size), layers)
 
 
 def test_impala_by_hand():
@@ -60,10 +43,7 @@ def test_impala_by_hand():
             parameter.add_(0.02 * torch.randn_like(parameter))
     obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
     weights = iter(list(agent.actor.parameters()))
-
-    def conv(x):
-        return functional.conv2d(x, next(weights), next(weights), padding=1)
-
+    conv = lambda x: functional.conv2d(x, next(weights), next(weights), padding=1)
     x = obs.float() / 255
     for _ in range(3):
         x = functional.max_pool2d(conv(x), 3, 2, 1)
@@ -116,20 +96,22 @@ def strong_agent(size):
     return agent, torch.randint(0, 256, (8, 4, 84, 84), dtype=torch.uint8)
 
 
-def relative_errors(found, expected):
+def largest_errors(changed, agent, obs):
+    """Of logits and values, and of the gradients, relative to those of the agent."""
+    found, expected = outputs_and_gradients(changed, obs), outputs_and_gradients(agent, obs)
+    assert all(tensor.dtype == torch.float32 for tensor in found)
     pairs = zip(found, expected, strict=True)
-    return [((a - b).norm() / (b.norm() + 1e-6)).item() for a, b in pairs]
+    errors = [((a - b).norm() / (b.norm() + 1e-6)).item() for a, b in pairs]
+    return max(errors[:2]), max(errors[2:])
 
 
 @pytest.mark.parametrize("size", ["smaller", "same"])
 def test_bfloat16_agrees(size):
     agent, obs = strong_agent(size)
-    plain = outputs_and_gradients(agent, obs)
-    agent.bfloat16 = True
-    low = outputs_and_gradients(agent, obs)
-    assert all(tensor.dtype == torch.float32 for tensor in low)
-    errors = relative_errors(low, plain)
-    assert 0 < max(errors[:2]) < 0.1 and max(errors) < 0.2
+    low = copy.deepcopy(agent)
+    low.bfloat16 = True
+    outputs, gradients = largest_errors(low, agent, obs)
+    assert 0 < outputs < 0.1 and gradients < 0.2
 
 
 @pytest.mark.slow
@@ -140,13 +122,10 @@ def test_compiled_networks_agree(size):
     compiled = copy.deepcopy(agent)
     for network in (compiled.actor, compiled.critic):
         network.forward = torch.compile(network.forward, mode="reduce-overhead", dynamic=False)
-    errors = relative_errors(
-        outputs_and_gradients(compiled, obs), outputs_and_gradients(agent, obs)
-    )
-    assert max(errors) < 1e-4
+    assert max(largest_errors(compiled, agent, obs)) < 1e-4
 
 
-def test_lost_lives_end_episodes_but_not_games(monkeypatch, tmp_path):
+def test_lost_lives_end_episodes_but_not_games(monkeypatch, train):
     """Advantages and the reward's scale see lost lives, here every seventh step; the log, games."""
     script, lost, games = owner("AtariGames"), [], []
     simulated = script.AtariGames
@@ -155,9 +134,9 @@ def test_lost_lives_end_episodes_but_not_games(monkeypatch, tmp_path):
 
     def losing_step(self, actions):
         obs, rewards, terminations, truncations, infos = step(self, actions)
-        if self.life_loss:
-            terminations[:] = len(lost) % 7 == 6
-            lost.append(terminations.copy()), games.extend(infos["episodes"])
+        terminations[:] = len(lost) % 7 == 6
+        lost.append(terminations.copy())
+        games.extend(infos["episodes"])
         return obs, rewards, terminations, truncations, infos
 
     def check_gae(rewards, values, next_values, terminations, *rest):
@@ -171,5 +150,5 @@ def test_lost_lives_end_episodes_but_not_games(monkeypatch, tmp_path):
     monkeypatch.setattr(simulated, "step", losing_step)
     monkeypatch.setattr(script, "compute_gae", check_gae)
     monkeypatch.setattr(script.RewardNormalizer, "forward", check_scale)
-    result = script.train(make_args(script, "atari", tmp_path / "run"))
+    result = train(script, "atari")
     assert sum(count for _, _, count in result["curve"]) == len(games) > 0

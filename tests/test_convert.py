@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import shutil
 import sys
 import zipfile
 from fractions import Fraction
@@ -13,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from helpers import ROOT, load, run_main
-from safetensors.torch import save_file
+from helpers import ROOT, Malicious, load, make_spaces, make_teacher, run_main, save_agent
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import save_to_pkl
@@ -31,27 +29,7 @@ MLPS = [
 ]
 
 
-class Frames(gym.Env):
-    """Noise in the shape of Atari's frames."""
-
-    observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
-    action_space = gym.spaces.Discrete(6)
-
-    def reset(self, seed=None, options=None):
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, False, {}
-
-
-class Malicious:
-    """A pickle that creates a file when it is opened, if `function` is called."""
-
-    def __init__(self, path, function=open):
-        self.path, self.function = str(path), function
-
-    def __reduce__(self):
-        return self.function, (self.path, "w")
+FRAMES = make_spaces(gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), gym.spaces.Discrete(6))
 
 
 def mlp(*sizes, activation=nn.Tanh):
@@ -100,9 +78,8 @@ def check(agent, obs, outputs, values, std=None):
 @torch.no_grad()
 def check_sb3(agent, model, obs, seen):
     dist = model.policy.get_distribution(seen).distribution
-    gaussian = isinstance(dist, torch.distributions.Normal)
-    outputs, std = (dist.mean, dist.stddev) if gaussian else (dist.logits, None)
-    check(agent, obs, outputs, model.policy.predict_values(seen), std)
+    parts = (dist.mean, dist.stddev) if hasattr(dist, "loc") else (dist.logits, None)
+    check(agent, obs, parts[0], model.policy.predict_values(seen), parts[1])
 
 
 @pytest.mark.parametrize(("algorithm", "env_id", "net_arch", "activation", "clip"), MLPS)
@@ -128,9 +105,9 @@ def test_sb3_mlps_answer_alike(algorithm, env_id, net_arch, activation, clip, tm
 
 @pytest.mark.parametrize("share", [True, False])
 def test_sb3_cnns_answer_alike(share, tmp_path):
-    model = A2C("CnnPolicy", Frames(), policy_kwargs={"share_features_extractor": share}, seed=1)
-    model.policy.action_net.weight.data.mul_(10)
-    model.learn(10)
+    model = A2C("CnnPolicy", FRAMES, policy_kwargs={"share_features_extractor": share}, seed=1)
+    for parameter in model.policy.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
     model.save(tmp_path / "model.zip")
     frames = torch.randint(256, (256, 4, 84, 84), dtype=torch.uint8)
     check_sb3(build(tmp_path / "model.zip", "PongNoFrameskip-v4"), model, frames, frames)
@@ -172,7 +149,7 @@ def test_cleanrl_answers_alike(tmp_path):
     torch.save(named(actor=actor, critic=critic), path)
     check(build(path, "CartPole-v1"), obs, actor(obs), critic(obs))  # nothing clips at 10
 
-    cnn = load("ppd_atari").NatureCNN((4, 84, 84), (32, 64, 64), 512)
+    cnn = load("ppd_atari").make_nature_cnn((4, 84, 84), (32, 64, 64), 512)
     network, actor, critic = nn.Sequential(*cnn[0], cnn[1], cnn[2]), mlp(512, 6), mlp(512, 1)
     torch.save(named(network=network) | named(actor=actor[0], critic=critic[0]), path)
     frames = torch.randint(256, (64, 4, 84, 84), dtype=torch.uint8)
@@ -191,48 +168,34 @@ def test_rsl_rl_answers_alike(version, critic_size, tmp_path, capsys):
     torch.manual_seed(0)
     actor, critic = mlp(3, 8, 6, 1, activation=nn.ELU), mlp(critic_size, 4, 1, activation=nn.ELU)
     of_actor, of_critic, obs = statistics(3), statistics(critic_size), torch.randn(256, 3)
-    names = {"2.3": "log_std", "3": "log_std", "5": "distribution.std_param"}
-    deviation = {names.get(version, "std"): torch.tensor([0.7])}
+    deviation = {"std": torch.tensor([0.7])}
     if version in ("2.3", "3"):
-        deviation["log_std"] = torch.tensor([0.7]).log()
-    if version in ("4", "5"):
-        mine, its = ({f"obs_normalizer.{k}": s[k] for k in s} for s in (of_actor, of_critic))
-        content = {"actor_state_dict": named(mlp=actor) | mine | deviation}
-        content |= {"critic_state_dict": named(mlp=critic) | its}
-    else:
-        content = {"model_state_dict": named(actor=actor, critic=critic) | deviation}
-    if version == "3":
-        beside = {f"actor_obs_normalizer.{k}": v for k, v in of_actor.items()}
-        beside |= {f"critic_obs_normalizer.{k}": v for k, v in of_critic.items()}
-        content["model_state_dict"] |= beside
+        deviation = {"log_std": torch.tensor([0.7]).log()}
+    elif version == "5":
+        deviation = {"distribution.std_param": torch.tensor([0.7])}
+    content = {"model_state_dict": named(actor=actor, critic=critic) | deviation}
+    beside = lambda name, values: {f"{name}obs_normalizer.{k}": v for k, v in values.items()}
     if version in ("2.0", "2.3"):
         kind = "critic" if version == "2.0" else "privileged"
         content |= {"obs_norm_state_dict": of_actor, f"{kind}_obs_norm_state_dict": of_critic}
+    elif version == "3":
+        both = beside("actor_", of_actor) | beside("critic_", of_critic)
+        content["model_state_dict"] |= both
+    elif version in ("4", "5"):
+        content = {"actor_state_dict": named(mlp=actor) | beside("", of_actor) | deviation}
+        content |= {"critic_state_dict": named(mlp=critic) | beside("", of_critic)}
     torch.save(content | {"iter": 100, "infos": None}, tmp_path / "model_100.pt")
     agent = build(tmp_path / "model_100.pt")
-    seen, critics = obs, obs
-    if version != "1":
-        seen = (obs - of_actor["_mean"]) / (of_actor["_std"] + 0.01)
+    scale = lambda of: obs if version == "1" else (obs - of["_mean"]) / (of["_std"] + 0.01)
     if critic_size == 5:
         assert agent.critic is None
         assert "left out" in capsys.readouterr().out
         agent.critic = critic = nn.Linear(3, 1)  # so that its policy can be compared
-        critics = agent.normalize(obs)
-    elif version != "1":
-        critics = (obs - of_critic["_mean"]) / (of_critic["_std"] + 0.01)
-    check(agent, obs, actor(seen), critic(critics), torch.tensor(0.7))
+    values = critic(agent.normalize(obs) if critic_size == 5 else scale(of_critic))
+    check(agent, obs, actor(scale(of_actor)), values, torch.tensor(0.7))
 
 
-def refuse(arguments, capsys, monkeypatch, word):
-    """One line that holds the word, exit status 2."""
-    assert run_main(convert, arguments, monkeypatch) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("convert: error: ")
-    assert word in lines[0], (word, lines[0])
-
-
-def test_wrong_files_are_refused(pendulum, tmp_path, capsys, monkeypatch):
+def test_wrong_files_are_refused(pendulum, tmp_path, refused):
     weights = torch.load(io.BytesIO(pendulum["policy.pth"]), weights_only=True)
     bomb, newer_bomb = (pickle.dumps(Malicious(tmp_path / "created"), n) for n in (2, 4))
     whole, key = zip_bytes(pendulum), "mlp_extractor.policy_net.0.bias"
@@ -249,7 +212,7 @@ def test_wrong_files_are_refused(pendulum, tmp_path, capsys, monkeypatch):
         return torch_bytes(networks | {"actor_logstd": torch.zeros(1, 1)})
 
     module = "sb3_contrib.common.{}.policies"
-    frames = sb3_bytes(A2C("CnnPolicy", Frames()))
+    frames = sb3_bytes(A2C("CnnPolicy", FRAMES))
     headless = {k: v for k, v in weights.items() if k != "action_net.bias"}
     memory = {"model_state_dict": {"memory_a.rnn.bias": torch.zeros(1)}}
     beta = {"actor_state_dict": named(mlp=mlp(3, 1)), "critic_state_dict": {}}
@@ -289,14 +252,13 @@ def test_wrong_files_are_refused(pendulum, tmp_path, capsys, monkeypatch):
     path, out = tmp_path / "teacher", tmp_path / "out"
     for content, env_id, word in cases:
         path.write_bytes(content)
-        arguments = ["import", path, "--env-id", env_id, "--out", out]
-        refuse(arguments, capsys, monkeypatch, word)
+        refused(convert, ["import", path, "--env-id", env_id, "--out", out], word)
     path.write_bytes(whole)
     arguments = ["import", path, "--env-id", "Pendulum-v1", "--out", out]
-    refuse([*arguments, "--activation", "relu"], capsys, monkeypatch, "--activation")
-    refuse([*arguments, "--episodes", 0], capsys, monkeypatch, "--episodes")
-    refuse([*arguments[:-1], tmp_path / "no" / "out"], capsys, monkeypatch, "--out")
-    refuse(["import", tmp_path / "gone", *arguments[2:]], capsys, monkeypatch, "No such file")
+    refused(convert, [*arguments, "--activation", "relu"], "--activation")
+    refused(convert, [*arguments, "--episodes", 0], "--episodes")
+    refused(convert, [*arguments[:-1], tmp_path / "no" / "out"], "--out")
+    refused(convert, ["import", tmp_path / "gone", *arguments[2:]], "No such file")
 
     VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])).save(tmp_path / "cartpole")
     library_bomb = pickle.dumps(Malicious(tmp_path / "created", save_to_pkl))
@@ -308,17 +270,16 @@ def test_wrong_files_are_refused(pendulum, tmp_path, capsys, monkeypatch):
     cases |= {"NaN": nan.getvalue(), "allow_pickle": objects.getvalue()}
     for word, content in cases.items():
         (tmp_path / "statistics").write_bytes(content)
-        refuse([*arguments, "--vecnormalize", tmp_path / "statistics"], capsys, monkeypatch, word)
+        refused(convert, [*arguments, "--vecnormalize", tmp_path / "statistics"], word)
     assert not (tmp_path / "created").exists()
     assert not out.exists()
 
 
-def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch):
+def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch, refused):
     """From SB3's zip to PPD's student, which has VecNormalize's statistics; then without critic."""
     monkeypatch.chdir(tmp_path)
-    envs = VecNormalize(
-        DummyVecEnv([lambda: Monitor(ppd.make_mujoco_env("Hopper-v4"))]), clip_obs=2.0
-    )
+    envs = DummyVecEnv([lambda: Monitor(ppd.make_mujoco_env("Hopper-v4"))])
+    envs = VecNormalize(envs, clip_obs=2.0)
     model = PPO("MlpPolicy", envs, n_steps=128, seed=1)
     model.learn(1000)
     model.save("model.zip")
@@ -342,17 +303,11 @@ def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch):
     np.testing.assert_array_equal(student.obs_mean, envs.obs_rms.mean)
     assert run_main(load("evaluate"), ["hopper.safetensors", "--episodes", 1], monkeypatch) == 0
 
-    shutil.copy("hopper.safetensors", "whole.safetensors")
     teacher, header = ppd.load_mujoco_agent("hopper.safetensors")
     teacher.critic = None
-    texts = {name: json.dumps(value) for name, value in header.items()}
-    save_file(teacher.state_dict(), "hopper.safetensors", texts)
-    capsys.readouterr()
+    save_agent(teacher, "hopper.safetensors", header)
     for name in ("student_distill", "teacher_distill"):
-        assert run_main(load(name), ["mujoco", *quick, "--run-dir", name], monkeypatch) == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1
-        assert "critic" in lines[0]
+        refused(load(name), ["mujoco", *quick, "--run-dir", name], "critic")
     assert run_main(ppd, [*quick, "--run-dir", "again"], monkeypatch) == 0
 
 
@@ -393,22 +348,17 @@ def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("suite", ["cartpole", "atari", "procgen"])
 def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
-    torch.manual_seed(0)
-    header = {"format": "ppd-agent-1", "suite": suite, "env_id": "any", "size": "nature"}
-    header |= {"seed": 1, "steps": 0, "deterministic": True}
+    path, frames = tmp_path / "agent.safetensors", {"atari": (4, 84, 84), "procgen": (3, 64, 64)}
     if suite == "cartpole":
+        make_teacher("mujoco", path)
         bounds = torch.zeros(2, dtype=torch.int8), torch.ones(2, dtype=torch.int8)
-        agent = ppd.MujocoAgent(*bounds, 4, [8], "elu")
-        header |= {"suite": "mujoco", "activation": "elu", "hidden_sizes": [8]}
-        obs = torch.randn(5, 4)
+        agent, obs = ppd.MujocoAgent(*bounds, 4, [8], "elu"), torch.randn(5, 4)
+        header = convert.read_header(path) | {"activation": "elu", "hidden_sizes": [8]}
+        save_agent(agent, path, header)
     else:
-        shape, actions = ((4, 84, 84), 6) if suite == "atari" else ((3, 64, 64), 15)
-        agent = load(f"ppd_{suite}").PixelAgent(shape, actions, "nature")
-        obs = torch.randint(256, (5, *shape), dtype=torch.uint8)
-    header["script"] = f"ppd_{header['suite']}"
-    texts = {name: json.dumps(value) for name, value in header.items()}
-    save_file(agent.state_dict(), tmp_path / "agent.safetensors", texts)
-    command = ["export", tmp_path / "agent.safetensors", "--out", tmp_path / "agent.onnx"]
+        agent = make_teacher(suite, path, size="nature", deterministic=True)
+        obs = torch.randint(256, (5, *frames[suite]), dtype=torch.uint8)
+    command = ["export", path, "--out", tmp_path / "agent.onnx"]
     assert run_main(convert, command, monkeypatch) == 0
     session = onnxruntime.InferenceSession(tmp_path / "agent.onnx")
     action, logits = session.run(None, {"obs": obs.numpy()})
@@ -417,12 +367,12 @@ def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
     np.testing.assert_array_equal(action, expected.argmax(-1))
 
 
-def test_wrong_exports_are_refused(tmp_path, capsys, monkeypatch):
+def test_wrong_exports_are_refused(tmp_path, monkeypatch, refused):
     (tmp_path / "text.safetensors").write_text("no agent")
     out = ["--out", tmp_path / "out.onnx"]
     for name in ("onnxruntime", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, json)  # as if it were installed
-    refuse(["export", tmp_path / "text.safetensors", *out], capsys, monkeypatch, "no agent")
-    refuse(["export", HOPPER, "--out", tmp_path / "no" / "x"], capsys, monkeypatch, "--out")
+    refused(convert, ["export", tmp_path / "text.safetensors", *out], "no agent")
+    refused(convert, ["export", HOPPER, "--out", tmp_path / "no" / "x"], "--out")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    refuse(["export", HOPPER, *out], capsys, monkeypatch, "requirements-convert.txt")
+    refused(convert, ["export", HOPPER, *out], "requirements-convert.txt")

@@ -22,36 +22,28 @@ from helpers import (
 )
 
 # Limits in lines; each is a promise to a reader, to be lowered and never raised.
-SCRIPT_LINES, BASELINE_LINES = 860, 1170
+SCRIPT_LINES, BASELINE_LINES = 845, 1140
 TRAIN_LINES, FIRST_LOSS_BY, TRAIN_ENDS_BY = 130, 130, 340
 NEIGHBOURS_DIFFER = 120
 
 EXCEPTIONS = {"Args", "MujocoArgs", "AtariArgs", "ProcgenArgs", "train", "main"}
 # Torch's own is right for Gaussians; one for categoricals must mind what underflows.
-EXCEPTIONS |= {"kl_divergence"}
+EXCEPTIONS |= {"policy_kl"}
 # Fields that are of the suite, and those whose value the paper gives for each script.
 EXCEPTIONS |= {"env_id", "device", "torch_threads", "size", "student_size", "eval_every"}
 EXCEPTIONS |= {"num_steps", "gamma", "ent_coef"}
 
 
-def bodies(source: str) -> list[tuple[str, str]]:
-    return list(definitions(source).items())
-
-
 def args_fields(source: str) -> list[tuple[str, str]]:
     """Each field of Args: its name; its type and the comment on its line, which is its help."""
-    lines = source.splitlines()
+    comments = [line.partition("  # ")[2] for line in source.splitlines()]
     return [
-        (field.target.id, f"{ast.unparse(field.annotation)}\n{comment(lines, field)}")
+        (field.target.id, f"{ast.unparse(field.annotation)}\n{comments[field.end_lineno - 1]}")
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef) and node.name.endswith("Args")
         for field in node.body
         if isinstance(field, ast.AnnAssign)
     ]
-
-
-def comment(lines: list[str], node: ast.AST) -> str:
-    return lines[node.end_lineno - 1].partition("  # ")[2]
 
 
 def imports(source: str) -> list[tuple[str, str]]:
@@ -67,7 +59,7 @@ def imports(source: str) -> list[tuple[str, str]]:
 def drift(sources: dict[str, str]) -> list[str]:
     """A diff for each name of which two scripts have different texts."""
     found = []
-    for parse in (bodies, args_fields, imports):
+    for parse in (lambda text: definitions(text).items(), args_fields, imports):
         seen = {}
         for script, source in sources.items():
             for name, text in parse(source):
@@ -114,7 +106,7 @@ def test_shared_names_have_one_body():
 def test_no_globals_and_no_script_imports_another(name):
     assert not globals_read(read(name))
     modules = {path.stem for path in ROOT.glob("*.py")} | {"tests", "experiments", "benchmarks"}
-    assert not modules & {word for pair in imports(read(name)) for word in pair[1].split()}
+    assert not modules & {word for _, origin in imports(read(name)) for word in origin.split()}
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -145,12 +137,6 @@ def test_the_method_comes_first_and_is_short(name):
     train = places["train"]
     assert train.end_lineno - train.lineno + 1 <= TRAIN_LINES
     assert name not in PPD_SCRIPTS or train.end_lineno <= TRAIN_ENDS_BY
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
-def test_lines_fit_side_by_side(path):
-    long = [n for n, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 100]
-    assert not long, f"{path.name}: lines {long} are longer than 100"
 
 
 @pytest.mark.parametrize(("name", "suite"), [*RUNS, ("evaluate", "")])

@@ -1,13 +1,13 @@
 """AtariGames against Gymnasium's own Atari wrappers; its replay; scores of whole games."""
 
 import warnings
+from types import SimpleNamespace
 
 import ale_py
 import ale_py.vector_env
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from helpers import load
 
@@ -128,6 +128,7 @@ def test_replay_is_bit_identical(game):
     """Over games played before, and into games that start after it."""
     old, new, rng = make_games(game, 2), make_games(game, 2), np.random.default_rng(2)
     old.reset(seed=5)
+    assert old.seeds.tolist() == [5, 6]
     for _ in range(1200):
         if random_steps(old, rng, 1)[0][-1]:
             break
@@ -155,53 +156,13 @@ def test_a_replay_that_differs_is_reported(changed, capsys):
     assert ("WARNING: the running episodes" in capsys.readouterr().out) == bool(changed)
 
 
-def test_seeds():
-    games = make_games("Pong", 2)
-    first = games.reset(seed=7)[0].copy()
-    assert games.seeds.tolist() == [7, 8]
-    later = random_steps(games, np.random.default_rng(0), 20)
-    np.testing.assert_array_equal(games.reset(seed=7)[0], first)
-    for a, b in zip(later, random_steps(games, np.random.default_rng(0), 20), strict=True):
-        np.testing.assert_array_equal(a[0], b[0])
-
-
-def test_a_lost_life_in_the_middle_of_a_rollout():
-    """For GAE an end; in the game the next step is an ordinary one."""
-    games, rng = make_games("MsPacman", 1), np.random.default_rng(3)
-    frames, rewards, lost = [], [], []
-    games.reset(seed=1)
-    for _ in range(300):
-        frames.append(games.obs[0].copy())
-        _, reward, terminations, truncations, infos = games.step(rng.integers(9, size=1))
-        rewards.append(reward.astype(np.float32))
-        lost.append(terminations & (not infos["episodes"]))
-        assert not truncations.any()
-    (at, *_) = np.flatnonzero(lost)
-    assert 0 < at < 299
-    np.testing.assert_array_equal(frames[at + 1][:3], frames[at][1:])  # the stack goes on
-    rewards, lost = torch.tensor(np.array(rewards)), torch.tensor(np.array(lost))
-    values, next_values = torch.rand(300, 1), torch.rand(300, 1)
-    advantages = script.compute_gae(rewards, values, next_values, lost, lost, 0.99, 0.9)
-    torch.testing.assert_close(advantages[at], rewards[at] - values[at])
-    rewards[at + 1 :] += 1  # what comes after a lost life does not count before it
-    later = script.compute_gae(rewards, values, next_values, lost, lost, 0.99, 0.9)
-    assert torch.equal(later[: at + 1], advantages[: at + 1])
-    assert not torch.equal(later[at + 1 :], advantages[at + 1 :])
-
-
-class RandomAgent:
-    def __init__(self, num_actions):
-        self.num_actions = num_actions
-
-    def act(self, obs, deterministic):
-        return torch.randint(self.num_actions, (len(obs),)).numpy()
-
-
 @pytest.mark.parametrize("game", GAMES)
 def test_evaluation_plays_whole_games(game):
     """Nothing ends but games: `life_loss`, which ends more, leaves the episodes as they are."""
-    agent, scores = RandomAgent(ACTIONS.get(game, 9)), []
+    scores, agent = [], SimpleNamespace()
+    agent.act = lambda obs, deterministic: rng.integers(ACTIONS.get(game, 9), size=len(obs))
     for life_loss in (False, True):
+        rng = np.random.default_rng(0)
         games, ends = make_games(game, 2, life_loss), []
         step = games.step
 

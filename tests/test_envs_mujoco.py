@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from multiprocessing import active_children
+from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -16,7 +16,7 @@ import oracle
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from helpers import PAPER_IDS, ROOT, load
+from helpers import PAPER_IDS, load, make_spaces, run_python
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 script = load("ppd_mujoco")  # test_copies.py holds that the others have the same text
@@ -110,7 +110,7 @@ def test_replay_is_exact_in_a_new_process(monkeypatch, tmp_path):
         states[name] = envs.state_dict()
         expected[name] = play_on(envs)
     torch.save(states, tmp_path / "states.pt")
-    code = """if True:
+    code = """
     import json, sys, torch
     from functools import partial
     from test_envs_mujoco import play_on, script
@@ -122,11 +122,8 @@ def test_replay_is_exact_in_a_new_process(monkeypatch, tmp_path):
         found[name] = play_on(envs)
     print(json.dumps(found))
     """
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    command = [sys.executable, "-c", code, tmp_path / "states.pt"]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert output.returncode == 0, output.stderr
-    assert json.loads(output.stdout) == expected
+    output, errors = run_python(code, tmp_path / "states.pt").communicate(timeout=120)
+    assert output and json.loads(output) == expected, errors
 
 
 class Noisy(gym.Env):
@@ -190,8 +187,7 @@ def test_workers_end_with_their_pool():
 
 def alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -200,50 +196,39 @@ def alive(pid):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_leaves_no_worker_behind(number):
     """Of several pools, whose later workers hold copies of the earlier ones' pipes."""
-    code = "import time, multiprocessing as m; from ppd_mujoco import MujocoVectorEnv as E; "
-    code += "e = [E('Pendulum-v1', 3, 3) for _ in range(2)]; e[0].reset(seed=1); "
-    code += "print(*[w.pid for w in m.active_children()], flush=True); time.sleep(60)"
-    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], **options) as process:
+    code = """
+    import multiprocessing, time
+    from ppd_mujoco import MujocoVectorEnv
+    envs = [MujocoVectorEnv("Pendulum-v1", 3, 3) for _ in range(2)]
+    envs[0].reset(seed=1)
+    print(*[worker.pid for worker in multiprocessing.active_children()])
+    time.sleep(60)
+    """
+    with run_python(code) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 4 and all(alive(pid) for pid in pids)
         process.send_signal(number)
     deadline = time.monotonic() + 60
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert not any(alive(pid) for pid in pids)
-
-
-class Scripted(gym.Env):
-    """Plays given rewards and ends."""
-
-    observation_space = action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, rewards, ended):
-        self.script = iter(zip(rewards, ended, strict=True))
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        reward, ended = next(self.script)
-        return np.zeros(1, np.float32), reward, bool(ended), False, {}
 
 
 def test_rewards_are_scaled_as_by_sb3():
     rng = np.random.default_rng(8)
-    rewards = rng.normal(2, 5, (300, 4)) * 10.0 ** rng.integers(-1, 3, (300, 4))
-    ended = rng.random((300, 4)) < 0.05
-    makers = [partial(Scripted, rewards[:, n], ended[:, n]) for n in range(4)]
-    theirs = VecNormalize(DummyVecEnv(makers), norm_obs=False, gamma=0.99)
-    theirs.reset()
+    rewards = np.float32(rng.normal(2, 5, (300, 4)) * 10.0 ** rng.integers(-1, 3, (300, 4)))
+    rewards[150, :2] = 1e6, -1e6
+    ended, box = rng.random((300, 4)) < 0.05, gym.spaces.Box(-1, 1, (1,))
+    theirs = VecNormalize(DummyVecEnv([lambda: make_spaces(box, box)] * 4), norm_obs=False)
+    theirs.venv, obs, infos = SimpleNamespace(), np.zeros((4, 1)), [{}] * 4
     independent = oracle.RewardScale(4)
-    raw = np.float32(rewards).astype(np.float64)
+    raw = rewards.astype(np.float64)
     scaled = script.RewardNormalizer(4)(raw, ended)
     for t in range(300):
-        np.testing.assert_allclose(scaled[t], theirs.step(np.zeros((4, 1)))[1], rtol=1e-5)
+        theirs.venv.step_wait = lambda t=t: (obs, rewards[t], ended[t], infos)
+        np.testing.assert_allclose(scaled[t], theirs.step_wait()[1], rtol=1e-5)
         np.testing.assert_allclose(scaled[t], independent(raw[t], ended[t]), rtol=1e-9)
-    assert (np.abs(scaled) <= 10).all()
+    assert (scaled.min(), scaled.max()) == (-10, 10)
 
 
 def test_observation_statistics_are_exact():

@@ -2,14 +2,12 @@
 
 import hashlib
 import importlib.util
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, load, make_args, shorten_episodes
+from helpers import load, make_args, run_python, shorten_episodes
 
 if not importlib.util.find_spec("procgen"):
     pytest.skip("Procgen has no wheel for this machine", allow_module_level=True)
@@ -20,8 +18,8 @@ ALL_LEVELS = 2**31 - 1
 
 
 def make_envs(game="coinrun", num_envs=4, num_levels=200, start_level=0, num_threads=1, **options):
-    levels = num_levels, start_level
-    return script.ProcgenVectorEnv(game, num_envs, *levels, "easy", num_threads, **options)
+    args = script.Args(env_id=game, num_levels=num_levels, start_level=start_level)
+    return script.ProcgenVectorEnv(args, num_envs, num_threads, **options)
 
 
 def make_plain(game="coinrun", num_envs=4, seed=3, **options):
@@ -46,13 +44,6 @@ def play(envs, actions) -> str:
         for part in (*parts, repr(infos).encode()):
             seen.update(part if isinstance(part, bytes) else part.tobytes())
     return seen.hexdigest()
-
-
-def run_python(code: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
-    return subprocess.run(command, timeout=300, **options)
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -80,40 +71,6 @@ def test_equals_the_plain_simulator(game):
         returns[rows] = lengths[rows] = 0
         ends += len(rows)
     assert ends
-    envs.close()
-
-
-def test_an_end_is_a_termination_with_its_last_reward():
-    """coinrun pays 10 for the coin, which ends the level: reward, end, next level in one step."""
-    envs = make_envs(num_envs=16)
-    envs.reset(seed=0)
-    levels, paid, ends = level_seeds(envs), 0, 0
-    for action in random_actions(600, 16):
-        _, rewards, terminations, _, _ = envs.step(action)
-        infos = envs.simulator.get_info()
-        for slot in np.flatnonzero(terminations):
-            assert infos[slot]["prev_level_seed"] == levels[slot]
-            assert rewards[slot] == 10 * infos[slot]["prev_level_complete"]
-        assert not rewards[~terminations].any()
-        same = [old == int(info["level_seed"]) for old, info in zip(levels, infos, strict=True)]
-        assert np.array(same)[~terminations].all()
-        levels = [int(info["level_seed"]) for info in infos]
-        paid += rewards.sum()
-        ends += terminations.sum()
-    assert paid >= 20 and ends > paid / 10
-    envs.close()
-
-
-def test_a_seed_fixes_everything():
-    actions = random_actions(200)
-    envs, threaded = make_envs(), make_envs(num_threads=3)
-    streams = []
-    for which, seed in [(envs, 5), (envs, 5), (threaded, 5), (envs, 6)]:
-        which.reset(seed=seed)
-        streams.append(play(which, actions))
-    assert streams[0] == streams[1] == streams[2] != streams[3]
-    for which in (envs, threaded):
-        which.close()
 
 
 def test_state_is_exact_in_a_new_process(tmp_path):
@@ -125,7 +82,7 @@ def test_state_is_exact_in_a_new_process(tmp_path):
             break
     assert rewards.any()
     torch.save(envs.state_dict(), tmp_path / "state.pt")
-    code = """if True:
+    code = """
     import sys, torch
     from test_envs_procgen import make_envs, play, random_actions
     envs = make_envs("leaper", num_threads=2)
@@ -133,9 +90,8 @@ def test_state_is_exact_in_a_new_process(tmp_path):
     envs.load_state_dict(torch.load(sys.argv[1], weights_only=True))
     print(play(envs, random_actions(300, seed=8)))
     """
-    found = run_python(code, tmp_path / "state.pt")
-    assert found.stdout.strip() == play(envs, random_actions(300, seed=8)), found.stderr
-    envs.close()
+    found, errors = run_python(code, tmp_path / "state.pt").communicate(timeout=300)
+    assert found.strip() == play(envs, random_actions(300, seed=8)), errors
 
 
 def test_unseen_levels_are_all_the_others():
@@ -144,10 +100,9 @@ def test_unseen_levels_are_all_the_others():
     for game in GAMES:
         args, kinds = script.Args(env_id=game, num_levels=half), {}
         for kind in ("training", "unseen"):
-            envs = script.make_procgen_envs(args, 64, 1, kind)
+            envs = script.ProcgenVectorEnv(args, 64, 1, kind)
             envs.reset(seed=0)
             kinds[kind] = level_seeds(envs)
-            envs.close()
         assert all(level < half for level in kinds["training"])
         assert all(half <= level < ALL_LEVELS for level in kinds["unseen"])
     # Procgen's own "all levels from start_level on" would not do: it ignores start_level.
@@ -158,45 +113,37 @@ def test_unseen_levels_are_all_the_others():
 
 def test_the_last_training_level_and_the_first_unseen_one():
     args = script.Args(num_levels=3, start_level=7)
-    envs = script.make_procgen_envs(args, 64, 1)
+    envs = script.ProcgenVectorEnv(args, 64, 1)
     envs.reset(seed=0)
     assert set(level_seeds(envs)) == {7, 8, 9}
-    unseen = script.make_procgen_envs(args, 64, 1, "unseen")
+    unseen = script.ProcgenVectorEnv(args, 64, 1, "unseen")
     assert unseen.options["start_level"] == 10
     assert unseen.options["start_level"] + unseen.options["num_levels"] == ALL_LEVELS
-    envs.close()
     args = script.Args(start_level=ALL_LEVELS - 3, num_levels=2)  # one unseen level is left
-    envs = script.make_procgen_envs(args, 8, 1, "unseen")
+    envs = script.ProcgenVectorEnv(args, 8, 1, "unseen")
     envs.reset(seed=0)
     assert set(level_seeds(envs)) == {ALL_LEVELS - 1}
-    envs.close()
 
 
 @pytest.mark.parametrize("name", ["ppo_teacher_procgen", "ppd_procgen", "student_distill"])
 def test_evaluation_never_sees_a_training_level(name, monkeypatch, tmp_path):
     """Every level of a whole run, and the scores come from the games that they name."""
     script, seen = load(name), {}
-    shorten_episodes(script, "procgen", monkeypatch)
-    step, reset = script.ProcgenVectorEnv.step, script.ProcgenVectorEnv.reset
 
-    def look(envs):
-        seen.setdefault(id(envs), (envs, set()))[1].update(level_seeds(envs))
+    def watch(method):
+        def watched(envs, *arguments, **options):
+            out = method(envs, *arguments, **options)
+            seen.setdefault(id(envs), (envs, set()))[1].update(level_seeds(envs))
+            return out
 
-    def watched_step(envs, actions):
-        out = step(envs, actions)
-        look(envs)
-        return out
+        return watched
 
-    def watched_reset(envs, **options):
-        out = reset(envs, **options)
-        look(envs)
-        return out
-
-    monkeypatch.setattr(script.ProcgenVectorEnv, "step", watched_step)
-    monkeypatch.setattr(script.ProcgenVectorEnv, "reset", watched_reset)
+    for name in ("step", "reset"):
+        method = watch(getattr(script.ProcgenVectorEnv, name))
+        monkeypatch.setattr(script.ProcgenVectorEnv, name, method)
+    shorten_episodes(script, "procgen", monkeypatch)  # the class's name is a function's from here
     changes = {"num_levels": 50, "start_level": 1000, "episodes": 6, "eval_every": 128}
-    args = make_args(script, "procgen", tmp_path / "run", **changes)
-    result = script.train(args)
+    result = script.train(make_args(script, "procgen", tmp_path / "run", **changes))
     (_, rollouts), (unseen_envs, unseen), (training_envs, training) = seen.values()
     assert rollouts | training <= set(range(1000, 1050))
     assert len(unseen) > 10 and all(1050 <= level < ALL_LEVELS for level in unseen)
@@ -211,7 +158,6 @@ def test_every_agent_is_scored_on_the_same_levels():
     played = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        agent = script.PixelAgent((3, 64, 64), 15, "smaller")
         envs, levels = make_envs("dodgeball"), [[] for _ in range(4)]
         step = envs.step
 
@@ -222,23 +168,22 @@ def test_every_agent_is_scored_on_the_same_levels():
             return out
 
         envs.step = watched_step
+        agent = script.PixelAgent((3, 64, 64), 15, "smaller")
         script.evaluate(agent, envs, 12, 5, deterministic=False)
         played.append([slot[:2] for slot in levels])
-        envs.close()
     assert played[0] == played[1]
 
 
 def test_nothing_is_imported_before_a_game_is_made_and_no_banner_is_seen():
-    code = """if True:
+    code = """
     import sys
     import ppo_teacher_procgen as script
     assert "procgen" not in sys.modules and "gym" not in sys.modules
-    script.ProcgenVectorEnv("coinrun", 1, 200, 0, "easy", 1).reset(seed=1)
+    script.ProcgenVectorEnv(script.Args(), 1, 1).reset(seed=1)
     assert "gym" in sys.modules
     """
-    found = run_python(code)
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
-    assert "unmaintained" in run_python("import procgen").stderr  # what would be seen
+    assert run_python(code).communicate(timeout=300) == ("", "")
+    assert "unmaintained" in run_python("import procgen").communicate()[1]  # what would be seen
 
 
 def test_procgen_is_missing(monkeypatch):

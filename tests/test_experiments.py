@@ -29,7 +29,7 @@ def folder(tmp_path):
     """It has a shipped teacher of Hopper, seed 100, and no runs."""
     (tmp_path / "teachers").mkdir()
     teacher = tmp_path / "teachers" / "Hopper-v4.safetensors"
-    save_file({"weights": np.zeros(1)}, teacher, metadata={"seed": "100"})
+    save_file({"weights": np.zeros(1)}, teacher, metadata={"header": '{"seed": 100}'})
     return tmp_path
 
 
@@ -116,16 +116,16 @@ def test_interrupted_in_every_way(folder):
     assert log_of(first) == before
 
 
-@pytest.mark.parametrize(
-    ("files", "first_step", "words"),
-    [
-        ({"result.json": ""}, 1, "result.json is not whole"),
-        ({"result.json": '{"score": {"me', "training_state.pt": "ok"}, 11, "not whole"),
-        ({"result.json": "[]", "training_state.pt": "ok"}, 11, "not whole"),
-        ({"training_state.pt": "{"}, 1, "damaged; the run starts anew"),
-        ({"events": "killed before its first checkpoint"}, 1, "--run-dir"),
-    ],
-)
+DAMAGES = [
+    ({"result.json": ""}, 1, "result.json is not whole"),
+    ({"result.json": '{"score": {"me', "training_state.pt": "ok"}, 11, "not whole"),
+    ({"result.json": "[]", "training_state.pt": "ok"}, 11, "not whole"),
+    ({"training_state.pt": "{"}, 1, "damaged; the run starts anew"),
+    ({"events": "killed before its first checkpoint"}, 1, "--run-dir"),
+]
+
+
+@pytest.mark.parametrize(("files", "first_step", "words"), DAMAGES)
 def test_damaged_runs_are_mended(folder, files, first_step, words):
     run = folder / RUN.format("brief", 1, 20)
     run.mkdir(parents=True)
@@ -136,15 +136,11 @@ def test_damaged_runs_are_mended(folder, files, first_step, words):
     assert run.with_name(f"{run.name}.damaged").exists() == ("damaged" in words)
 
 
-@pytest.mark.parametrize(
-    ("flags", "variable", "gpus"),
-    [
-        ([], "GPU-8f,MIG-2c", {"GPU-8f", "MIG-2c"}),
-        ([], "", {""}),
-        ([], None, {"0", "1"}),
-        (["--device", "cpu"], None, {None}),
-    ],
-)
+GPUS = [([], "GPU-8f,MIG-2c", {"GPU-8f", "MIG-2c"}), ([], "", {""}), ([], None, {"0", "1"})]
+GPUS += [(["--device", "cpu"], None, {None})]
+
+
+@pytest.mark.parametrize(("flags", "variable", "gpus"), GPUS)
 def test_each_worker_has_its_gpu_and_cores(folder, flags, variable, gpus):
     (folder / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
     (folder / "nvidia-smi").chmod(0o755)
@@ -177,21 +173,21 @@ def test_an_imperfect_teacher_is_made_once(tmp_path):
     assert all("no such training script" in job.log_tail() for job in jobs)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (
-            ["orphan"],
-            "python -m experiments.run teachers --method teacher --env-id Hopper-v4 --seed 300",
-        ),
-        (["nothing"], "study nothing: none of teachers, sizes"),
-        (["sizes", "--method", "sd"], "which has teacher-distill, student-distill, ppd"),
-        (["sizes", "--env-id", "Hopper"], "which has Atlantis"),
-        (["sizes", "--suite", "atari", "--env-id", "Ant-v4"], "fits all these choices"),
-        (["tiny", "--cores", "0"], "must be above 0"),
-        (["tiny", "--cluster", "slurm", "--sbatch", "main"], "give NAME=VALUE"),
-    ],
-)
+WRONG_INPUTS = [
+    (
+        ["orphan"],
+        "python -m experiments.run teachers --method teacher --env-id Hopper-v4 --seed 300",
+    ),
+    (["nothing"], "study nothing: none of teachers, sizes"),
+    (["sizes", "--method", "sd"], "which has teacher-distill, student-distill, ppd"),
+    (["sizes", "--env-id", "Hopper"], "which has Atlantis"),
+    (["sizes", "--suite", "atari", "--env-id", "Ant-v4"], "fits all these choices"),
+    (["tiny", "--cores", "0"], "must be above 0"),
+    (["tiny", "--cluster", "slurm", "--sbatch", "main"], "give NAME=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG_INPUTS)
 def test_wrong_input_is_one_line_and_status_2(folder, arguments, words):
     (folder / "srun").touch(mode=0o755)
     environment = ENVIRONMENT | {"PATH": f"{folder}:{os.environ['PATH']}"}

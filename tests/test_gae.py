@@ -39,24 +39,6 @@ def test_brute_force():
     check_against_definition(script)
 
 
-@pytest.mark.parametrize(
-    ("terminated", "ended", "expected"),
-    [
-        (False, False, [1 + 2 * 3 - 4 + (1 + 2 * 5 - 3) / 4, 1 + 2 * 5 - 3]),
-        (True, True, [1 - 4, 1 + 2 * 5 - 3]),  # no future
-        (False, True, [1 + 2 * 3 - 4, 1 + 2 * 5 - 3]),  # a time limit: the future's value, no more
-    ],
-    ids=["goes on", "terminated or both", "truncated"],
-)
-def test_by_hand(terminated, ended, expected):
-    """Two steps, γ = 2 and γλ = ¼, whose second is the rollout's edge."""
-    columns = [[1, 1], [4, 3], [3, 5]]  # rewards, values, next values
-    arrays = [torch.tensor(column, dtype=torch.float64)[:, None] for column in columns]
-    flags = [torch.tensor([[flag], [False]]) for flag in (terminated, ended)]
-    advantages = script.compute_gae(*arrays, *flags, 2.0, 0.125)
-    np.testing.assert_allclose(advantages[:, 0], expected, rtol=1e-12)
-
-
 def test_stable_baselines3():
     """Its buffer, with its bootstrapping: γ·V(final observation) is added to the reward."""
     rewards, values, next_values, terminations, ended = rollout = random_rollout(9)

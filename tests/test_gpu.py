@@ -8,15 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import PPD_SCRIPTS, TEACHERS, load
+from helpers import PPD_SCRIPTS, TEACHERS, load, make_args, no_score
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-SHAPES = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}
 GPU = torch.device("cuda:0")  # with its number, or torch looks for the driver
 
 
-# ------------------------------------------------------------------------------- Pretended device
 class OnGPU(torch.Tensor):
     """A tensor that says it is on a GPU; its numbers are in `here`, in this machine's memory."""
 
@@ -43,9 +41,9 @@ class PretendedGPU(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options = dict(options or {})
         name, tensors = function.overloadpacket.__name__, tree_leaves((arguments, options))
-        tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
         if name.startswith(("index", "_index")):  # a mask or indices may be the CPU's
-            tensors = [t for t in (*arguments[:1], *arguments[2:]) if isinstance(t, torch.Tensor)]
+            tensors = [*arguments[:1], *arguments[2:]]
+        tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
         gpu = [tensor for tensor in tensors if isinstance(tensor, OnGPU)]
         cpu = [tensor for tensor in tensors if not isinstance(tensor, OnGPU) and tensor.ndim > 0]
         if gpu and cpu and name not in ("copy_", "_to_copy"):
@@ -55,18 +53,14 @@ class PretendedGPU(TorchDispatchMode):
             to_gpu = torch.device(options["device"]).type != "cpu"
             options["device"] = "cpu"
         here = {id(t.here): t for t in gpu}
-        arguments, options = tree_map(
-            lambda x: x.here if isinstance(x, OnGPU) else x, (arguments, options)
-        )
-        result = function(*arguments, **options)
+        plain = lambda x: x.here if isinstance(x, OnGPU) else x
+        result = function(*tree_map(plain, arguments), **tree_map(plain, options))
         if name == "copy_":  # from one device to the other: the answer is where it was
             to_gpu = id(result) in here
 
-        def is_new(x):
-            return to_gpu and isinstance(x, torch.Tensor)
-
         def place(x):
-            return here[id(x)] if id(x) in here else OnGPU(x) if is_new(x) else x
+            is_new = to_gpu and isinstance(x, torch.Tensor)
+            return here[id(x)] if id(x) in here else OnGPU(x) if is_new else x
 
         return tree_map(place, result)
 
@@ -89,53 +83,37 @@ def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
         ours.numpy()
 
 
-# ------------------------------------------------------------------------------- One update
-def save_teacher(script, suite: str, path) -> None:
-    shape, actions = SHAPES[suite]
-    agent = script.PixelAgent(shape, actions, "smaller")
-    header = {"format": "ppd-agent-1", "script": script.__name__, "suite": suite, "env_id": "any"}
-    header |= {"size": "smaller", "seed": 1, "steps": 0, "deterministic": True}
-    path.write_bytes(script.pack_agent(agent.state_dict(), header))
-
-
 def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
     """Stands for `evaluate`: a whole game would take minutes here."""
     obs = envs.obs if hasattr(envs, "obs") else envs.reset(seed=seed)[0]
     actions = agent.act(obs, deterministic)
     assert isinstance(actions, np.ndarray) and len(actions) == envs.num_envs
-    score = {"mean": 0.0, "standard_error": None, "episodes": 1}
-    return score | {"returns": [0.0], "lengths": [1]}
+    return no_score(agent, envs, episodes, seed)
 
 
 def small_run(name: str, tmp_path, monkeypatch, **options):
-    """Script and arguments of two short updates, scored by a single step."""
+    """Script and arguments of a few short updates, scored by a single step."""
     script, suite = load(name), name.split("_")[-1]
     monkeypatch.setattr(script, "evaluate", act_once)
     values = {"num_envs": 3, "num_steps": 4, "minibatch_size": 5, "update_epochs": 1}
-    values |= {"total_timesteps": 24, "eval_every": 12, "run_dir": str(tmp_path / "run")} | options
-    if suite != "mujoco":
-        values.setdefault("student_size" if name.startswith("ppd") else "size", "smaller")
-        if name.startswith("ppd"):
-            save_teacher(script, suite, tmp_path / "teacher.safetensors")
-            values["teacher"] = str(tmp_path / "teacher.safetensors")
-    return script, script.Args(**values)
+    values |= {"total_timesteps": 24, "eval_every": 12} | options
+    return script, make_args(script, suite, tmp_path / "run", **values)
 
 
 @pytest.mark.parametrize("name", PPD_SCRIPTS + TEACHERS)
 def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
-    script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", torch_threads=1)
+    script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0")
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
     assert script.train(args)["steps"] == 24
 
 
-# ------------------------------------------------------------------------------- Graphs
 @pytest.mark.parametrize(("size", "convolutions"), [("smaller", 3), ("same", 15)])
 @pytest.mark.parametrize("name", ["ppd_atari", "ppd_procgen"])
 def test_one_graph_for_each_shape(name, size, convolutions, tmp_path, monkeypatch):
     """Policy: acting, minibatch, an epoch's last; critic: also both in advance. And none later."""
-    options = {"compile": True, "device": "cpu", "student_size": size, "total_timesteps": 36}
+    options = {"compile": True, "student_size": size, "total_timesteps": 36}
     script, args = small_run(name, tmp_path, monkeypatch, **options)
-    graphs, counts = [], []
+    graphs, counts, log = [], [], script.Run.log
 
     def keep(graph, inputs, **_):
         graphs.append(sum(node.target is torch.conv2d for node in graph.graph.nodes))
@@ -148,7 +126,6 @@ def test_one_graph_for_each_shape(name, size, convolutions, tmp_path, monkeypatc
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep))
-    log = script.Run.log
     monkeypatch.setattr(script.Run, "log", lambda *a: (counts.append(len(graphs)), log(*a)))
     if name == "ppd_atari":
         step = script.AtariGames.step

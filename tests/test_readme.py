@@ -35,13 +35,6 @@ def blocks(path, language):
     return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", path.read_text())
 
 
-def links(path):
-    """Relative targets of links and images."""
-    for target in re.findall(r"\]\(([^)\s]+)", path.read_text()):
-        if not re.match(r"[a-z]+:|#", target):
-            yield target.split("#")[0]
-
-
 COMMANDS = {
     f"{path.relative_to(ROOT)}: {line}": line
     for path in [*DOCUMENTS, *sorted(ROOT.glob("*.py"))]
@@ -82,17 +75,15 @@ def test_commands_were_found():
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_exist(path):
-    missing = [target for target in links(path) if not (path.parent / target).exists()]
-    assert not missing
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_scripts_named_exist(path):
-    """A name.py in `code` is a file of this repository, wherever it lies."""
+def test_what_a_document_names_is_there(path):
+    """Targets of relative links and images; a name.py in `code`, wherever it lies."""
+    text = path.read_text()
+    targets = re.findall(r"\]\((?![a-z]+:|#)([^)\s#]+)", text)
+    assert not [target for target in targets if not (path.parent / target).exists()]
     here = {p.name for p in ROOT.glob("*.py")} | {p.name for p in ROOT.glob("[a-z]*/*.py")}
-    named = {name.split("/")[-1] for name in re.findall(r"`([\w/]+\.py)", path.read_text())}
+    named = {name.split("/")[-1] for name in re.findall(r"`([\w/]+\.py)`", text)}
     assert named <= here, named - here
+    assert "$$" not in text  # GitHub's Markdown eats backslashes there, and none in a math fence
 
 
 def test_the_demos_fractions_are_those_of_its_runs():
@@ -144,12 +135,6 @@ def test_the_readme_is_short():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 100
     assert not [line for line in lines if len(line) > 120 and line[0] != "|" and "://" not in line]
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_formulas_are_fenced(path):
-    """GitHub's Markdown eats backslashes between dollars, and leaves a math fence alone."""
-    assert "$$" not in path.read_text()
 
 
 def test_the_readme_knows_how_long_the_scripts_are():

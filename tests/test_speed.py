@@ -4,35 +4,30 @@ import json
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, SUITES, make_teacher
 
 from benchmarks import first_gpu, sb3, speed
-
-ROOT = Path(__file__).resolve().parents[1]
-SUITES = ["mujoco", "atari", "procgen"]
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_contestants_have_the_papers_hyperparameters(suite):
-    env_id = speed.ENVS[suite][0]
-    scripts = speed.our_scripts(speed.Args(suite, student_size="smaller"))
-    ppo, ppd = [speed.script_args(*scripts[name], env_id) for name in ("ppo", "ppd")]
-    assert ppo.num_envs == ppd.num_envs == 18 and ppo.env_id == ppd.env_id == env_id
-    assert (ppd.num_steps, ppd.minibatch_size, ppd.student_size) == (64, 512, "smaller")
-    settings = sb3.settings_of(ppd)
-    assert (settings["n_steps"], settings["batch_size"], settings["n_epochs"]) == (64, 512, 4)
-    assert settings["gamma"] == ppd.gamma and settings["clip_range"] == 0.2
-
-
-def test_shortened_rollouts_and_switches_reach_ppo_and_ppd():
-    scripts = speed.our_scripts(speed.Args("atari", num_steps=32, options=("bfloat16",)))
-    for script in scripts.values():
-        args = speed.script_args(*script, "PongNoFrameskip-v4")
-        assert args.num_steps == 32 and args.bfloat16 and not args.compile
+    """But for what a flag changes: rollouts, and switches of the pixel scripts."""
+    env_id, options = speed.ENVS[suite][0], () if suite == "mujoco" else ("bfloat16",)
+    flags = speed.Args(suite, student_size="smaller", num_steps=32, options=options)
+    for given, num_steps in [(speed.Args(suite, student_size="smaller"), 64), (flags, 32)]:
+        scripts = speed.our_scripts(given)
+        ppo, ppd = [speed.script_args(*scripts[name], env_id) for name in ("ppo", "ppd")]
+        assert ppo.num_envs == ppd.num_envs == 18 and ppo.env_id == ppd.env_id == env_id
+        assert (ppd.num_steps, ppd.minibatch_size, ppd.student_size) == (num_steps, 512, "smaller")
+        settings = sb3.settings_of(ppd)
+        expected = (num_steps, 512, 4)
+        assert (settings["n_steps"], settings["batch_size"], settings["n_epochs"]) == expected
+        assert settings["gamma"] == ppd.gamma and settings["clip_range"] == 0.2
+    assert all(getattr(args, name) and not args.compile for args in (ppo, ppd) for name in options)
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -40,12 +35,8 @@ def test_sb3_teacher_acts_and_values_as_ours(suite, tmp_path):
     ppo, env_id = import_module(f"ppo_teacher_{suite}"), speed.ENVS[suite][0]
     path = ROOT / "teachers" / "Hopper-v4.safetensors"
     if suite != "mujoco":
-        shape, actions = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
-        header = {"format": "ppd-agent-1", "suite": suite, "env_id": env_id, "size": "same"}
-        header |= {"script": ppo.__name__, "seed": 1, "steps": 0, "deterministic": True}
         path = tmp_path / "agent.safetensors"
-        agent = ppo.PixelAgent(shape, actions, "same")
-        path.write_bytes(ppo.pack_agent(agent.state_dict(), header | {"frame_skip": 4}))
+        make_teacher(suite, path, size="same")
     agent, _ = getattr(ppo, f"load_{suite}_agent")(path)
     args = ppo.Args(env_id=env_id, num_envs=2, num_steps=2)
     envs = sb3.make_envs(suite, args, "DummyVecEnv")
@@ -61,11 +52,9 @@ def test_sb3_teacher_acts_and_values_as_ours(suite, tmp_path):
         raw = np.moveaxis(raw, -1, 1)
     with torch.no_grad():
         found, wanted = teacher.policy.get_distribution(theirs).distribution, agent.policy(raw)
-        if suite == "mujoco":
-            torch.testing.assert_close(found.mean, wanted.mean, atol=1e-4, rtol=0)
-            torch.testing.assert_close(found.stddev, wanted.stddev, atol=1e-6, rtol=0)
-        else:
-            torch.testing.assert_close(found.logits, wanted.logits, atol=1e-5, rtol=0)
+        for name in ("mean", "stddev") if suite == "mujoco" else ("logits",):
+            pair = getattr(found, name), getattr(wanted, name)
+            torch.testing.assert_close(*pair, atol=1e-5, rtol=1e-5)
         values = teacher.policy.predict_values(theirs).squeeze(-1)
         torch.testing.assert_close(values, agent.value(raw), atol=1e-3, rtol=1e-4)
     envs.close()
@@ -101,16 +90,16 @@ def test_first_gpu_times_every_phase(suite):
     assert found["minibatch"]["sum"] > 0 and json.dumps(found)
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--sb3-distill", "nowhere"], "no package sb3_distill in it; clone"),
-        (["--repeats", "0"], "must be at least 1"),
-        (["--only", "pdp"], "--only pdp: give some of ppo, sb3_ppo"),
-        (["--only", "sb3_distill"], "give --sb3-distill as well"),
-        (["--options", "compile"], "only the pixel scripts have it"),
-    ],
-)
+WRONG_FLAGS = [
+    (["--sb3-distill", "nowhere"], "no package sb3_distill in it; clone"),
+    (["--repeats", "0"], "must be at least 1"),
+    (["--only", "pdp"], "--only pdp: give some of ppo, sb3_ppo"),
+    (["--only", "sb3_distill"], "give --sb3-distill as well"),
+    (["--options", "compile"], "only the pixel scripts have it"),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), WRONG_FLAGS)
 def test_wrong_flags_are_one_line(flags, said):
     command = [sys.executable, ROOT / "benchmarks" / "speed.py", "mujoco", *flags]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -5,39 +5,20 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from functools import cache
+from subprocess import Popen
 
+import helpers
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from helpers import (
-    BASELINES,
-    PPD_SCRIPTS,
-    ROOT,
-    RUNS,
-    TEACHERS,
-    FakeEnvs,
-    NoWriter,
-    assert_same_weights,
-    command,
-    load,
-    make_args,
-    make_teacher,
-    owner,
-    read_result,
-    run_main,
-    shorten_episodes,
-    use_fake_envs,
-)
-from safetensors import safe_open
+from helpers import RUNS, TEACHERS, FakeEnvs, NoWriter, assert_same_weights, load, make_args
 from safetensors.torch import load_file
 
-PPO_RUNS = [run for run in RUNS if run[0] not in BASELINES]
-PPD_RUNS = [run for run in RUNS if run[0] in PPD_SCRIPTS]
+PPO_RUNS = [run for run in RUNS if run[0] not in helpers.BASELINES]
+PPD_RUNS = [run for run in RUNS if run[0] in helpers.PPD_SCRIPTS]
 STUDENT_RUNS = [run for run in RUNS if run[0] not in TEACHERS]
 # Of the baselines, which differ in who acts alone, and share the code of the suites.
 PROBES = [("student_distill", "mujoco"), ("teacher_distill", "procgen")]
@@ -46,13 +27,6 @@ over = lambda *runs: pytest.mark.parametrize("run", runs, ids=" ".join, indirect
 LONG = {suite: {"save_every": 0, "total_timesteps": 64 * rollouts, "eval_every": 128}
         for suite, rollouts in [("mujoco", 12), ("atari", 4), ("procgen", 4)]}  # fmt: skip
 LONG["mujoco"]["num_workers"] = 2
-
-
-def no_score(agent, envs, episodes, seed, deterministic=True) -> dict:
-    """In place of `evaluate`, where a test is not about scores."""
-    returns, lengths = [1.0] * episodes, [1] * episodes
-    score = {"mean": 1.0, "standard_error": 0.0, "episodes": episodes}
-    return score | {"returns": returns, "lengths": lengths}
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +44,7 @@ def whole(tmp_path_factory):
     def train(script, suite):
         folder = tmp_path_factory.mktemp("whole")
         with pytest.MonkeyPatch.context() as monkeypatch:
-            shorten_episodes(script, suite, monkeypatch)
+            helpers.shorten_episodes(script, suite, monkeypatch)
             script.train(make_args(script, suite, folder / "run", **LONG[suite]))
         return folder / "run"
 
@@ -78,41 +52,28 @@ def whole(tmp_path_factory):
 
 
 # ------------------------------------------------------------------------------- Learning
-@pytest.fixture(scope="session")
-def trained_teacher(tmp_path_factory):
-    """A run of the PPO script that balances a pole; random actions keep it up for 5 to 10 steps."""
-    script, run_dir = load("ppo_teacher_mujoco"), tmp_path_factory.mktemp("teacher") / "run"
+def test_ppo_learns_and_ppd_from_it(monkeypatch, tmp_path):
+    """To balance a pole, which random actions keep up for 5 to 10 steps; PPD in fewer steps."""
     options = {"env_id": "InvertedPendulum-v5", "num_envs": 8, "num_steps": 128, "episodes": 10}
     options |= {"hidden_sizes": (32, 32), "minibatch_size": 128, "gamma": 0.99, "update_epochs": 4}
     options |= {"total_timesteps": 40_000, "learning_rate": 1e-3, "eval_every": 20_000}
-    script.train(make_args(script, "mujoco", run_dir, **options))
-    return run_dir
-
-
-def test_ppo_learns(trained_teacher):
-    result = read_result(trained_teacher)
-    assert result["curve"][0][1] < 30
-    assert result["score"]["mean"] > 200
+    script, run_dir = load("ppo_teacher_mujoco"), tmp_path / "ppo"
+    result = script.train(make_args(script, "mujoco", run_dir, **options))
+    assert result["curve"][0][1] < 30 and result["score"]["mean"] > 200
     assert len(result["evaluations"]) == 2
 
-
-def test_ppd_learns_from_its_teacher(trained_teacher, tmp_path, monkeypatch):
-    """In a tenth of the teacher's steps the KL falls and the student's return rises."""
     script = load("ppd_mujoco")
     monkeypatch.setattr(script, "SummaryWriter", NoWriter)
-    options = {"env_id": "InvertedPendulum-v5", "num_envs": 8, "hidden_sizes": (32, 32)}
-    options |= {"total_timesteps": 8192, "learning_rate": 1e-3, "episodes": 10, "num_steps": 64}
-    options |= {"update_epochs": 4, "teacher": str(trained_teacher / "agent.safetensors")}
-    result = script.train(make_args(script, "mujoco", tmp_path / "run", **options))
+    options |= {"total_timesteps": 8192, "num_steps": 64, "minibatch_size": 24, "gamma": 0.999}
+    options |= {"eval_every": 0, "teacher": str(run_dir / "agent.safetensors")}
+    result = script.train(make_args(script, "mujoco", tmp_path / "ppd", **options))
     kl = NoWriter.scalars["distill/kl"]
-    assert len(kl) == 16
-    assert np.mean(kl[-4:]) < 0.3 * kl[0]
-    assert result["curve"][0][1] < 40
-    assert result["score"]["mean"] > 100
+    assert len(kl) == 16 and np.mean(kl[-4:]) < 0.3 * kl[0]
+    assert result["curve"][0][1] < 40 and result["score"]["mean"] > 100
 
 
 @over(("ppo_teacher_atari", "atari"), ("ppo_teacher_procgen", "procgen"))
-def test_ppo_learns_from_pixels_which_action_is_paid(run, monkeypatch, tmp_path):
+def test_ppo_learns_from_pixels_which_action_is_paid(run, monkeypatch, train):
     """The real games, but with a reward of 1 for action 2 and nothing else."""
     script, suite = run
     envs, rates = script.AtariGames if suite == "atari" else script.ProcgenVectorEnv, []
@@ -124,23 +85,16 @@ def test_ppo_learns_from_pixels_which_action_is_paid(run, monkeypatch, tmp_path)
         return obs, (actions == 2).astype(np.float32), *rest
 
     monkeypatch.setattr(envs, "step", paid_step)
-    monkeypatch.setattr(script, "evaluate", no_score)
     changes = {"num_steps": 32, "minibatch_size": 64, "total_timesteps": 4 * 32 * 8}
     changes |= {"update_epochs": 4, "gamma": 0.5, "learning_rate": 1e-3}
-    script.train(make_args(script, suite, tmp_path / "run", **changes))
-    assert np.mean(rates[:32]) < 0.3
-    assert np.mean(rates[-32:]) > 0.6
+    train(script, suite, **changes)
+    assert np.mean(rates[:32]) < 0.3 and np.mean(rates[-32:]) > 0.6
 
 
-@over(*PPD_RUNS, *PROBES)
-def test_the_student_comes_nearer_to_its_teacher(run, monkeypatch, tmp_path):
+@over(*PPD_RUNS[1:], PROBES[1])
+def test_the_student_of_pixels_comes_nearer_to_its_teacher(run, train):
     """In a few rollouts, and too few rewards to learn anything from."""
-    script, suite = run
-    monkeypatch.setattr(script, "SummaryWriter", NoWriter)
-    monkeypatch.setattr(script, "evaluate", no_score)
-    rollouts = 60 if suite == "mujoco" else 12
-    changes = {"learning_rate": 1e-3, "total_timesteps": 64 * rollouts}
-    script.train(make_args(script, suite, tmp_path / "run", **changes))
+    train(*run, learning_rate=1e-3, total_timesteps=64 * 12)
     kl = NoWriter.scalars["distill/kl"]
     assert np.mean(kl[-2:]) < 0.6 * kl[0], kl
 
@@ -150,12 +104,12 @@ def test_the_student_comes_nearer_to_its_teacher(run, monkeypatch, tmp_path):
 def test_same_seed_same_run(run, whole, monkeypatch, tmp_path):
     """Whatever the number of workers or threads, how often it is evaluated and saved."""
     script, suite = run
-    shorten_episodes(script, suite, monkeypatch)
+    helpers.shorten_episodes(script, suite, monkeypatch)
     changes = LONG[suite] | {"eval_every": 0, "save_every": 60}
     workers = "num_workers" if suite == "mujoco" else "env_threads"
     result = script.train(make_args(script, suite, tmp_path / "two", **changes | {workers: 3}))
     assert_same_weights(whole(script, suite), tmp_path / "two")
-    expected = read_result(whole(script, suite))
+    expected = helpers.read_result(whole(script, suite))
     assert [result[key] for key in ("curve", "score")] == [expected["curve"], expected["score"]]
     assert expected["evaluations"] and not result["evaluations"]
     with pytest.raises(AssertionError):
@@ -164,12 +118,12 @@ def test_same_seed_same_run(run, whole, monkeypatch, tmp_path):
         assert_same_weights(whole(script, suite), tmp_path / "three")
 
 
-def start(script, suite, args):
+def start(script, suite, args) -> Popen:
     """The script's own `main` in a new process (and group), with short episodes.
 
     It waits a little after each rollout, so that a test on busy cores is not too late to stop it.
     """
-    code = """if True:
+    code = """
     import sys, time, pytest
     from helpers import load, shorten_episodes
     script, suite = load(sys.argv.pop(1)), sys.argv.pop(1)
@@ -179,11 +133,8 @@ def start(script, suite, args):
     script.guard_process()
     script.main()
     """
-    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    environment = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
-    words = [sys.executable, "-c", code, script.__name__, suite, *command(script, suite, args)[2:]]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
+    words = helpers.command(script, suite, args)[2:]
+    return helpers.run_python(code, script.__name__, suite, *words)
 
 
 def stop_and_resume(script, suite, number, whole, tmp_path, monkeypatch):
@@ -202,14 +153,14 @@ def stop_and_resume(script, suite, number, whole, tmp_path, monkeypatch):
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         output, errors = process.communicate(timeout=120)
     deadline = time.monotonic() + 30
-    while process_group_lives(process.pid) and time.monotonic() < deadline:
+    while process_group_lives(process.pid):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert not process_group_lives(process.pid)
     assert process.returncode in (-number, 130), errors
-    shorten_episodes(script, suite, monkeypatch)
+    helpers.shorten_episodes(script, suite, monkeypatch)
     script.train(type(make_args(script, suite, run_dir))(resume=str(run_dir)))
     assert_same_weights(whole, run_dir)
-    a, b = read_result(whole), read_result(run_dir)
+    a, b = helpers.read_result(whole), helpers.read_result(run_dir)
     keys = ["curve", "score", "evaluations", "steps", *(k for k in a if k.endswith("_training"))]
     assert [a[key] for key in keys] == [b[key] for key in keys]
     return process.returncode, output, errors
@@ -239,22 +190,13 @@ def test_killed_and_resumed_ten_times(run, attempt, whole, monkeypatch, tmp_path
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_hand(run, number, whole, monkeypatch, tmp_path):
     """Ctrl-C, which the workers get as well, says how to go on; no process is left."""
-    stopped = stop_and_resume(*run, number, whole(*run), tmp_path, monkeypatch)
-    status, output, errors = stopped
-    suite = f" {run[1]}" if run[0].__name__ in BASELINES else ""
+    arguments = number, whole(*run), tmp_path, monkeypatch
+    status, output, errors = stop_and_resume(*run, *arguments)
+    suite = f" {run[1]}" if run[0].__name__ in helpers.BASELINES else ""
     line = f"go on with: python {run[0].__name__}.py{suite} --resume {tmp_path / 'stopped'}"
     assert "Traceback" not in errors
     assert output.count(line) == (2 if number == signal.SIGINT else 1)
     assert status == (130 if number == signal.SIGINT else -number)
-
-
-def resume(script, run_dir, monkeypatch, capsys) -> str:
-    """What `main` says as it refuses to go on with a run: one line."""
-    capsys.readouterr()
-    assert run_main(script, ["--resume", run_dir], monkeypatch) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"{script.__name__}: error: ")
-    return line
 
 
 @pytest.fixture
@@ -263,27 +205,25 @@ def almost_finished(tmp_path):
     script = load("ppd_mujoco")
     script.train(make_args(script, "mujoco", tmp_path / "run"))
     (tmp_path / "run" / "result.json").unlink()
-    return script, tmp_path / "run"
+    return script, ["--resume", tmp_path / "run"]
 
 
-def test_a_run_that_is_being_trained_is_not_resumed(almost_finished, monkeypatch, capsys):
-    script, run_dir = almost_finished
-    with FileLock(run_dir / "lock"):
-        assert "another process trains this run" in resume(*almost_finished, monkeypatch, capsys)
-    script.train(script.Args(resume=str(run_dir)))
+def test_a_run_that_is_being_trained_is_not_resumed(almost_finished, refused, tmp_path):
+    with FileLock(tmp_path / "run" / "lock"):
+        refused(*almost_finished, "another process trains this run")
+    almost_finished[0].train(almost_finished[0].Args(resume=str(tmp_path / "run")))
 
 
-def test_a_resumed_run_wants_its_first_teacher(almost_finished, monkeypatch, capsys):
-    path = almost_finished[1].parent / "teacher.safetensors"
-    make_teacher("mujoco", path, seed=2)
-    assert "its teacher has changed" in resume(*almost_finished, monkeypatch, capsys)
+def test_a_resumed_run_wants_its_first_teacher(almost_finished, refused, tmp_path):
+    helpers.make_teacher("mujoco", tmp_path / "teacher.safetensors", seed=2)
+    refused(*almost_finished, "its teacher has changed")
 
 
 @pytest.mark.parametrize("file", ["training_state.pt", "agent.safetensors"])
-def test_a_run_that_cannot_save_says_so(file, almost_finished, monkeypatch, capsys):
+def test_a_run_that_cannot_save_says_so(file, almost_finished, refused, tmp_path):
     """A full disk, a folder that is gone or read-only; here, a folder in the file's place."""
-    (almost_finished[1] / f"{file}.partial").mkdir()
-    assert f"{file}.partial" in resume(*almost_finished, monkeypatch, capsys)
+    (tmp_path / "run" / f"{file}.partial").mkdir()
+    refused(*almost_finished, f"{file}.partial")
 
 
 def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
@@ -295,12 +235,12 @@ def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
 
     monkeypatch.setattr(type(path), "write_bytes", fail)
     with pytest.raises(KeyboardInterrupt):
-        owner("write_file").write_file(path, b"new")
+        helpers.owner("write_file").write_file(path, b"new")
     assert path.read_text() == "old"
 
 
 # ------------------------------------------------------------------------------- The method
-def test_lambda_0_is_ppo(suite, monkeypatch, tmp_path):
+def test_lambda_0_is_ppo(suite, monkeypatch, train, tmp_path):
     """Bitwise the weights of the PPO script, given its start and its observation statistics."""
     ppo, ppd = load(f"ppo_teacher_{suite}"), load(f"ppd_{suite}")
     load_teacher = getattr(ppd, f"load_{suite}_agent")
@@ -314,21 +254,17 @@ def test_lambda_0_is_ppo(suite, monkeypatch, tmp_path):
 
     monkeypatch.setattr(ppd, f"load_{suite}_agent", load_teacher_aside)
     monkeypatch.setattr(ppo, "update_normalizer", lambda agent, obs: None, raising=False)
-    for script in (ppo, ppd):
-        monkeypatch.setattr(script, "evaluate", no_score)
-    train = lambda script, name, **changes: script.train(
-        make_args(script, suite, tmp_path / name, gamma=0.9, ent_coef=0.1, **changes)
-    )
-    train(ppo, "ppo")
-    train(ppd, "ppd", distill_lambda=0.0)
+    options = {"gamma": 0.9, "ent_coef": 0.1}
+    train(ppo, suite, "ppo", **options)
+    train(ppd, suite, "ppd", distill_lambda=0.0, **options)
     assert_same_weights(tmp_path / "ppd", tmp_path / "ppo")
-    train(ppd, "lambda", distill_lambda=1e-3)
+    train(ppd, suite, "lambda", distill_lambda=1e-3, **options)
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "lambda", tmp_path / "ppo")
 
 
 @over(*PPO_RUNS)
-def test_ratios_start_at_1(run, monkeypatch, tmp_path):
+def test_ratios_start_at_1(run, monkeypatch, train):
     """On each rollout's first minibatch: it holds the observations as the policy saw them."""
     (script, suite), ratios = run, []
     loss = script.clipped_surrogate_loss
@@ -338,8 +274,7 @@ def test_ratios_start_at_1(run, monkeypatch, tmp_path):
         return loss(ratio, *rest)
 
     monkeypatch.setattr(script, "clipped_surrogate_loss", record)
-    monkeypatch.setattr(script, "evaluate", no_score)
-    script.train(make_args(script, suite, tmp_path / "run"))
+    train(script, suite)
     assert len(ratios) == 3 * 2 * 3  # rollouts × epochs × minibatches
     for first in ratios[::6]:
         np.testing.assert_allclose(first, 1, rtol=0, atol=1e-5)
@@ -347,7 +282,7 @@ def test_ratios_start_at_1(run, monkeypatch, tmp_path):
 
 
 @over(*STUDENT_RUNS)
-def test_teacher_is_asked_once_and_never_changes(run, monkeypatch, tmp_path):
+def test_teacher_is_asked_once_and_never_changes(run, monkeypatch, train, tmp_path):
     (script, suite), asked, loaded = run, [], []
     load_teacher = getattr(script, f"load_{suite}_agent")
 
@@ -358,27 +293,32 @@ def test_teacher_is_asked_once_and_never_changes(run, monkeypatch, tmp_path):
         return teacher, header
 
     monkeypatch.setattr(script, f"load_{suite}_agent", record_questions)
-    monkeypatch.setattr(script, "evaluate", no_score)
-    args = make_args(script, suite, tmp_path / "run")
-    script.train(args)
-    (teacher,) = loaded
-    acts = script.__name__ == "teacher_distill"
+    train(script, suite)
+    (teacher,), acts = loaded, script.__name__ == "teacher_distill"
     assert sum(asked) == 192 * (2 if acts else 1)
     assert not teacher.training
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
-    on_disk = load_file(args.teacher)
+    on_disk = load_file(tmp_path / "teacher.safetensors")
     assert all(torch.equal(tensor, on_disk[k]) for k, tensor in teacher.state_dict().items())
     student = load_file(tmp_path / "run" / "agent.safetensors")
-    for name in [name for name in student if name.startswith("obs_")]:
-        assert torch.equal(student[name], on_disk[name])
+    assert all(torch.equal(student[k], on_disk[k]) for k in student if k.startswith("obs_"))
+
+
+def fake_score(monkeypatch, num_envs, *arguments):
+    """`evaluate` of a small agent on fake environments; these and its score."""
+    script = helpers.owner("evaluate")
+    helpers.use_fake_envs(script, monkeypatch)
+    torch.manual_seed(0)
+    agent = script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, (3,))
+    before, envs = torch.get_rng_state(), FakeEnvs("", num_envs, 1)
+    score = script.evaluate(agent, envs, *arguments)
+    assert torch.equal(before, torch.get_rng_state())
+    return envs, score
 
 
 @pytest.mark.parametrize(("episodes", "quota"), [(10, [3, 3, 2, 2]), (2, [1, 1, 0, 0])])
 def test_evaluation_takes_a_quota_from_each_slot(episodes, quota, monkeypatch):
-    script = owner("evaluate")
-    use_fake_envs(script, monkeypatch)
-    envs, agent = FakeEnvs("", 4, 1), script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, (3,))
-    score = script.evaluate(agent, envs, episodes, 1)
+    envs, score = fake_score(monkeypatch, 4, episodes, 1)
     expected = [length for n, length in zip(quota, envs.lengths, strict=True) for _ in range(n)]
     assert score["lengths"] == expected
     assert score["episodes"] == len(score["returns"]) == episodes
@@ -386,22 +326,16 @@ def test_evaluation_takes_a_quota_from_each_slot(episodes, quota, monkeypatch):
     assert score["returns"][0] == pytest.approx(first)
 
 
-def test_evaluation_leaves_the_random_numbers_alone(monkeypatch):
-    script = owner("evaluate")
-    use_fake_envs(script, monkeypatch)
-    agent = script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, (3,))
-    before = torch.get_rng_state()
-    play = lambda seed: script.evaluate(agent, FakeEnvs("", 3, 1), 4, seed, deterministic=False)
-    runs = [play(seed) for seed in (1, 1, 2)]
-    assert torch.equal(before, torch.get_rng_state())
-    assert runs[0] == runs[1] != runs[2]
+def test_evaluation_has_random_numbers_of_its_own(monkeypatch):
+    scores = [fake_score(monkeypatch, 3, 4, seed, False)[1] for seed in (1, 1, 2)]
+    assert scores[0] == scores[1] != scores[2]
 
 
 # ------------------------------------------------------------------------------- What is written
 def test_what_a_run_leaves(run, whole):
     """The keys of result.json and of the checkpoint's header, and that they agree."""
     (script, suite), folder = run, whole(*run)
-    result, name = read_result(folder), script.__name__
+    result, name = helpers.read_result(folder), script.__name__
     keys = {"script", "args", "score", "steps", "seconds", "steps_per_second", "versions"}
     keys |= {"curve", "evaluations", "git_commit"}
     student = name not in TEACHERS
@@ -420,10 +354,8 @@ def test_what_a_run_leaves(run, whole):
     assert result["steps_per_second"] == pytest.approx(total / result["seconds"])
     assert {"torch", "numpy", "gymnasium"} <= result["versions"].keys()
     assert [step for step, *_ in result["evaluations"]] == list(range(128, total + 1, 128))
-    with safe_open(folder / "agent.safetensors", framework="np") as file:
-        assert file.metadata()["script"] == f'"{name}"'
     _, header = getattr(script, f"load_{suite}_agent")(folder / "agent.safetensors")
-    promised = {"format": "ppd-agent-1", "script": name, "suite": suite, "seed": 100}
+    promised = {"format": "ppd-agent-2", "script": name, "suite": suite, "seed": 100}
     promised |= {"env_id": result["args"]["env_id"], "steps": total}
     promised |= {"deterministic": suite != "procgen"}
     assert promised.items() <= header.items()
@@ -433,49 +365,50 @@ def test_what_a_run_leaves(run, whole):
 
 
 @over(*PPD_RUNS, ("student_distill", "mujoco"))
-def test_a_teacher_of_another_environment_is_used_with_a_warning(
-    run, monkeypatch, tmp_path, capsys
-):
-    script, suite = run
-    monkeypatch.setattr(script, "evaluate", no_score)
-    make_teacher(suite, tmp_path / "teacher.safetensors", env_id="Other-v4")
-    script.train(make_args(script, suite, tmp_path / "run", total_timesteps=64))
-    warning = "the teacher was trained on Other-v4"
-    assert read_result(tmp_path / "run")["warnings"] == [warning]
+def test_a_teacher_of_another_environment_is_used_with_a_warning(run, train, tmp_path, capsys):
+    helpers.make_teacher(run[1], tmp_path / "teacher.safetensors", env_id="Other-v4")
+    result, warning = train(*run, total_timesteps=64), "the teacher was trained on Other-v4"
+    assert result["warnings"] == helpers.read_result(tmp_path / "run")["warnings"] == [warning]
     assert warning in capsys.readouterr().out
 
 
 @over(*PPO_RUNS, *PROBES)
-def test_nan_stops_the_run(run, monkeypatch, tmp_path):
+def test_nan_stops_the_run(run, monkeypatch, train, tmp_path):
     """In the third rollout's update, with the checkpoint of the second kept."""
     (script, suite), calls = run, []
-    function, per_update = script.value_loss, 1 if script.__name__ in BASELINES else 2 * 3
+    function, per_update = script.value_loss, 1 if script.__name__ in helpers.BASELINES else 2 * 3
 
     def break_down(*arguments):
         calls.append(None)
         return function(*arguments) * (float("nan") if len(calls) > 2 * per_update else 1)
 
     monkeypatch.setattr(script, "value_loss", break_down)
-    monkeypatch.setattr(script, "evaluate", no_score)
     with pytest.raises(script.UserError, match="step 192.*lower --learning-rate") as error:
-        script.train(make_args(script, suite, tmp_path / "run", save_every=0))
+        train(script, suite, save_every=0)
     assert "\n" not in str(error.value)
     _, header = getattr(script, f"load_{suite}_agent")(tmp_path / "run" / "agent.safetensors")
     assert header["steps"] == 128
-    name = " ".join([f"python {script.__name__}.py", *[suite] * (script.__name__ in BASELINES)])
+    name = " ".join(
+        [f"python {script.__name__}.py", *[suite] * (script.__name__ in helpers.BASELINES)]
+    )
     state = script.read_training_state(tmp_path / "run", name)
     assert state["history"]["steps"] == 128
     assert all(tensor.isfinite().all() for tensor in state["agent"].values())
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@over(("ppd_mujoco", "mujoco"), ("student_distill", "mujoco"))
-def test_exploding_weights_stop_the_run(run, monkeypatch, tmp_path):
-    """The last gradient step of an update may break what no loss has seen."""
-    script, suite = run
-    args = make_args(script, suite, tmp_path / "run", learning_rate=1e12, save_every=0)
+def test_exploding_weights_stop_the_run(monkeypatch, train, tmp_path):
+    """The last gradient step of an update, here the only one, may break what no loss has seen."""
+    script, step = load("ppd_mujoco"), torch.optim.Adam.step
+
+    def break_down(self, closure=None):
+        step(self, closure)
+        self.param_groups[0]["params"][0].data[0] = float("inf")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", break_down)
+    changes = {"total_timesteps": 64, "minibatch_size": 64, "update_epochs": 1, "save_every": 0}
     with pytest.raises(script.UserError, match="NaN or infinite"):
-        script.train(args)
+        train(script, "mujoco", **changes)
     script.load_mujoco_agent(tmp_path / "run" / "agent.safetensors")
 
 

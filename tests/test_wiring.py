@@ -5,39 +5,27 @@ whole iterations of the real loop run on small environments, everything that wen
 recorded, and every gradient that Adam got is computed anew from the paper's formulas.
 """
 
+from types import SimpleNamespace
+
+import helpers
 import numpy as np
 import oracle
 import pytest
 import torch
-from helpers import (
-    PPD_SCRIPTS,
-    SUITES,
-    TEACHERS,
-    FakeEnvs,
-    NoWriter,
-    definitions,
-    load,
-    make_args,
-    make_teacher,
-    mutant,
-    read,
-    use_fake_envs,
-)
+from helpers import PPD_SCRIPTS, SUITES, TEACHERS, FakeEnvs, definitions, load, mutant, read
 
 T, N, STEPS = 9, 4, ("terminations", "truncations", "rewards", "obs", "actions")
 
 
-def run_train(script, monkeypatch, tmp_path, **changed):
-    """Two iterations of `train`; returns its arguments, the teacher and what was recorded."""
-    use_fake_envs(script, monkeypatch)
-    monkeypatch.setattr(script, "SummaryWriter", NoWriter)
-    parameters, permutations = [], []
+def record_run(script, monkeypatch, tmp_path, **values):
+    """`train` on small environments; returns its arguments, its teacher and what was recorded."""
+    helpers.use_fake_envs(script, monkeypatch)
+    monkeypatch.setattr(script, "SummaryWriter", helpers.NoWriter)
+    updates, permutations = [], []
 
     def record_step(self, closure=None):
         group = self.param_groups[0]["params"]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in group]
-        values = [p.detach().clone() for p in group]
-        parameters.append(list(zip(values, gradients, strict=True)))
+        updates.append([(p.detach().clone(), p.grad.clone()) for p in group])
         return step(self, closure)
 
     def record_permutation(*arguments, **options):
@@ -47,24 +35,32 @@ def run_train(script, monkeypatch, tmp_path, **changed):
     step, randperm = torch.optim.Adam.step, torch.randperm
     monkeypatch.setattr(torch.optim.Adam, "step", record_step)
     monkeypatch.setattr(torch, "randperm", record_permutation)
-    # A high learning rate takes ratios out of the clip range; 36 = 16 + 16 + 4 samples.
-    values = {"num_steps": T, "total_timesteps": 2 * T * N, "minibatch_size": 16}
-    values |= {"learning_rate": 0.03, "gamma": 0.8, "ent_coef": 0.1, "hidden_sizes": (4, 3)}
+    values = {"learning_rate": 0.03, "ent_coef": 0.1, "hidden_sizes": (4, 3)} | values
     teacher = None
-    if script.__name__ in PPD_SCRIPTS:
+    if script.__name__ not in TEACHERS:
         path = tmp_path / "teacher.safetensors"
-        teacher = make_teacher("mujoco", path, sizes=(3, 2)).double()
-        values |= {"teacher": str(path), "distill_lambda": 1.5, "distill_lambda_final": 0.5}
-    args = make_args(script, "mujoco", tmp_path / "run", **values | changed)
+        teacher = helpers.make_teacher("mujoco", path, sizes=(3, 2)).double()
+        values["teacher"] = str(path)
+    args = helpers.make_args(script, "mujoco", tmp_path / "run", **values)
     script.train(args)
-    return args, teacher, FakeEnvs.made[0].steps, parameters, permutations
+    recorded = {"steps": FakeEnvs.made[0].steps, "updates": updates, "permutations": permutations}
+    return SimpleNamespace(args=args, teacher=teacher, **recorded)
 
 
-def float64_agent(script, args, tensors):
+def record_ppo(script, monkeypatch, tmp_path, **changed):
+    """Two iterations, in which a high learning rate takes ratios out of the clip range."""
+    values = {"num_steps": T, "total_timesteps": 2 * T * N, "minibatch_size": 16, "gamma": 0.8}
+    if script.__name__ in PPD_SCRIPTS:
+        values |= {"distill_lambda": 1.5, "distill_lambda_final": 0.5}
+    return record_run(script, monkeypatch, tmp_path, **values | changed)
+
+
+def float64_agent(script, args, update):
+    """The agent as it was before an update."""
     agent = script.MujocoAgent(-torch.ones(2), torch.ones(2), 3, args.hidden_sizes).double()
     with torch.no_grad():
-        for parameter, tensor in zip(agent.parameters(), tensors, strict=True):
-            parameter.copy_(tensor)
+        for parameter, (value, _) in zip(agent.parameters(), update, strict=True):
+            parameter.copy_(value)
     return agent
 
 
@@ -74,26 +70,27 @@ def normalize(obs, statistics):
     return np.clip((obs - mean) / np.sqrt(var + 1e-8), -10, 10)
 
 
-def oracle_gradient(agent, obs, batch, coefs, max_norm):
-    """The clipped gradient of the oracle's loss by every parameter of the agent.
+def check_gradient(agent, update, obs, losses, max_norm):
+    """What Adam got is the clipped gradient of the oracle's loss by every parameter of the agent.
 
     The oracle differentiates by outputs, deviations and values; torch, by the weights below.
     """
     outputs, values = agent.actor(obs), agent.critic(obs).squeeze(-1)
     variables = [x.detach().numpy() for x in (outputs, agent.log_std, values)]
-    function = lambda *a: oracle.losses(oracle.Gaussian, batch, coefs, *a)
-    slopes = map(torch.from_numpy, oracle.gradients(function, variables)["loss"])
-    agent.zero_grad()
+    slopes = map(torch.from_numpy, oracle.gradients(losses, variables)["loss"])
     torch.autograd.backward([outputs, agent.log_std, values], list(slopes))
-    gradient = [p.grad for p in agent.parameters()]
-    norm = torch.cat([g.flatten() for g in gradient]).norm().item()
-    return [g * min(1, max_norm / (norm + 1e-6)) for g in gradient]
+    expected = [p.grad for p in agent.parameters()]
+    norm = torch.cat([g.flatten() for g in expected]).norm().item()
+    for (_, gradient), g in zip(update, expected, strict=True):
+        g = g * min(1, max_norm / (norm + 1e-6))
+        np.testing.assert_allclose(gradient, g, rtol=2e-3, atol=2e-5)
+    return variables
 
 
-def check_adam(args, recorded):
+def check_adam(args, updates):
     """From one gradient to the next the parameters take Adam's step (Kingma and Ba, 2015)."""
-    moments = [(0.0, 0.0)] * len(recorded[0])
-    for t, (before, after) in enumerate(zip(recorded, recorded[1:], strict=False), 1):
+    moments = [(0.0, 0.0)] * len(updates[0])
+    for t, (before, after) in enumerate(zip(updates, updates[1:], strict=False), 1):
         for i, ((value, gradient), (result, _)) in enumerate(zip(before, after, strict=True)):
             first, second = moments[i]
             gradient = gradient.double()
@@ -104,15 +101,16 @@ def check_adam(args, recorded):
             np.testing.assert_allclose(result, value.double() - step, rtol=1e-4, atol=1e-5)
 
 
-def check_run(script, args, teacher, steps, parameters, permutations):
-    """Every gradient of the run is the oracle's, and every step Adam's."""
-    check_adam(args, parameters)
+def check_run(script, run):
+    """Every gradient of the run is the oracle's, and every step Adam's; returns the ratios."""
+    args, teacher = run.args, run.teacher
+    check_adam(args, run.updates)
     scale_reward, seen, ratios = oracle.RewardScale(N), [], []
-    parameters, permutations = iter(parameters), iter(permutations)
+    updates, permutations = run.updates.copy(), run.permutations.copy()
     frozen = teacher and (teacher.obs_mean, teacher.obs_var)
-    assert len(steps) == 2 * T
+    assert len(run.steps) == 2 * T
     for iteration in range(2):
-        rollout = steps[iteration * T : (iteration + 1) * T]
+        rollout = run.steps[iteration * T : (iteration + 1) * T]
         stack = lambda name, rollout=rollout: np.stack([step[name] for step in rollout])
         terminations, truncations, raw_rewards, obs, actions = map(stack, STEPS)
         ended = terminations | truncations
@@ -124,8 +122,8 @@ def check_run(script, args, teacher, steps, parameters, permutations):
             statistics = frozen or oracle.moments(np.concatenate(seen))
             normalized[t] = normalize(obs[t], statistics)
         flat = lambda array: array.reshape(T * N, *array.shape[2:])
-        step_parameters = [next(parameters)]
-        collector = float64_agent(script, args, [p for p, _ in step_parameters[0]])
+        b_obs = torch.from_numpy(flat(normalized))
+        collector = float64_agent(script, args, updates[0])
         with torch.no_grad():
             value = lambda o, agent=collector: agent.critic(torch.from_numpy(o)).squeeze(-1).numpy()
             values = value(normalized)
@@ -133,40 +131,33 @@ def check_run(script, args, teacher, steps, parameters, permutations):
             true_next = normalize(stack("reached"), statistics)
             inside = ~ended & (np.arange(T) < T - 1)[:, None]
             next_values = np.where(inside, np.roll(values, -1, 0), value(true_next))
-            means = collector.actor(torch.from_numpy(flat(normalized))).numpy()
-            log_std = collector.log_std.numpy()
-            b_logprobs = oracle.Gaussian.log_prob(means, log_std, flat(actions))
-            if teacher:
-                teacher_outputs = teacher.actor(torch.from_numpy(flat(normalized))).numpy()
+            policy = collector.actor(b_obs).numpy(), collector.log_std.numpy()
+            b_logprobs = oracle.Gaussian.log_prob(*policy, flat(actions))
+            teacher_outputs = teacher and teacher.actor(b_obs).numpy()
         rest = terminations, ended, args.gamma, args.gae_lambda
         advantages = oracle.gae(rewards, values, next_values, *rest)
-        b_returns = flat(advantages + values)
         coefs = {name: getattr(args, name) for name in ("clip_coef", "ent_coef", "vf_coef")}
         coefs["distill_lambda"] = None
         if teacher:  # linear from 1.5 to 0.5 over two iterations
             coefs |= {"distill_lambda": 1.5 - 0.5 * iteration, "kl": args.kl}
         for _ in range(args.update_epochs):
-            permutation = next(permutations).numpy()
+            permutation = permutations.pop(0).numpy()
             assert sorted(permutation) == list(range(T * N))
-            for start in range(0, T * N, args.minibatch_size):
-                mb = permutation[start : start + args.minibatch_size]
-                recorded = step_parameters.pop() if step_parameters else next(parameters)
-                agent = float64_agent(script, args, [p for p, _ in recorded])
+            for mb in np.split(permutation, [16, 32]):
+                update = updates.pop(0)
                 batch = {"actions": flat(actions)[mb], "logprobs": b_logprobs[mb]}
-                batch |= {"advantages": flat(advantages)[mb], "returns": b_returns[mb]}
+                batch |= {"advantages": flat(advantages)[mb]}
+                batch |= {"returns": flat(advantages + values)[mb]}
                 if teacher:
                     log_std = teacher.log_std.detach().numpy()
                     batch |= {"teacher_outputs": teacher_outputs[mb], "teacher_log_std": log_std}
-                mb_obs = torch.from_numpy(flat(normalized)[mb])
-                expected = oracle_gradient(agent, mb_obs, batch, coefs, args.max_grad_norm)
-                for (_, gradient), g in zip(recorded, expected, strict=True):
-                    np.testing.assert_allclose(gradient, g, rtol=2e-3, atol=2e-5)
-                means = agent.actor(mb_obs).detach().numpy()
-                log_std = agent.log_std.detach().numpy()
+                losses = lambda *a, c=(oracle.Gaussian, batch, coefs): oracle.losses(*c, *a)
+                agent = float64_agent(script, args, update)
+                check = agent, update, b_obs[mb], losses, args.max_grad_norm
+                means, log_std, _ = check_gradient(*check)
                 new = oracle.Gaussian.log_prob(means, log_std, batch["actions"])
                 ratios.append(np.exp(new - batch["logprobs"]))
-    assert next(parameters, None) is None
-    assert next(permutations, None) is None
+    assert not updates and not permutations
     return ratios
 
 
@@ -177,11 +168,10 @@ CASES += [("ppo_teacher_mujoco", {"max_grad_norm": 1e9}), ("ppd_mujoco", {"kl": 
 @pytest.mark.parametrize(("name", "changed"), CASES, ids=str)
 def test_every_gradient_of_train(name, changed, monkeypatch, tmp_path):
     script = load(name)
-    ratios = check_run(script, *run_train(script, monkeypatch, tmp_path, **changed))
+    ratios = check_run(script, record_ppo(script, monkeypatch, tmp_path, **changed))
     np.testing.assert_allclose(ratios[0], 1, rtol=1e-5)
     everything = np.concatenate(ratios)
-    assert everything.min() < 0.8
-    assert everything.max() > 1.2
+    assert everything.min() < 0.8 and everything.max() > 1.2
 
 
 def method(name: str) -> str:
@@ -257,4 +247,4 @@ MUTATIONS += [("ppo_teacher_mujoco", "update_normalizer(agent, next_obs)", "None
 def test_a_changed_loop_is_seen(name, old, new, monkeypatch, tmp_path):
     script = mutant(name, "train", old, new)
     with pytest.raises(AssertionError):
-        check_run(script, *run_train(script, monkeypatch, tmp_path))
+        check_run(script, record_ppo(script, monkeypatch, tmp_path))
