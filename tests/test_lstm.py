@@ -13,6 +13,7 @@ from helpers import FakeEnvs, make_args, make_teacher, read, read_result
 from test_copies import drift, globals_read
 from test_losses import check_against_oracle
 
+import convert
 import evaluate
 import ppd_mujoco_lstm as script
 
@@ -306,6 +307,42 @@ def test_wrong_inputs(flags, words, monkeypatch, capsys, tmp_path):
     assert helpers.run_main(script, flags, monkeypatch) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and words in errors[0] and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("memory", ["lstm", "none"])
+def test_onnx_steps_as_the_agent(memory, discrete, monkeypatch, tmp_path):
+    """Step by step `agent.act`, episodes that end inside, and NaN in what is hidden."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(4)
+    path, out = tmp_path / "agent.safetensors", tmp_path / "agent.onnx"
+    make_teacher("mujoco", path, sizes=(4, 2))
+    bounds = [bound.to(torch.int8 if discrete else torch.float32) for bound in BOUNDS]
+    sizes = {"observed": [0, 2], "hidden_sizes": [6, 5], "memory": memory, "critic": "full"}
+    agent = script.PartialAgent(*bounds, 4, **sizes)
+    agent.obs_var.copy_(torch.rand(4) + 0.5)
+    agent.actor.head.weight.data.mul_(1000)  # some actions are clipped, and not all
+    header = script.load_mujoco_agent(path)[1] | sizes | {"script": NAME}
+    helpers.save_agent(agent, path, header)
+    assert helpers.run_main(convert, ["export", path, "--out", out], monkeypatch) == 0
+    session = onnxruntime.InferenceSession(out)
+    lstm = memory == "lstm"
+    assert [i.name for i in session.get_inputs()] == ["obs", "h_in", "c_in"][: 3 if lstm else 1]
+    obs, _, ended = random_sequence()
+    obs[:, :, [1, 3]] = torch.nan
+    actions, state = [], [np.zeros((1, 4, 5), np.float32)] * 2 if lstm else []
+    for seen, over in zip(obs.numpy(), ended.numpy(), strict=True):
+        inputs = dict(zip(["h_in", "c_in"], state, strict=False))
+        answers = session.run(None, {"obs": seen, **inputs})
+        action = np.eye(2)[answers[0]] if discrete else answers[0]
+        np.testing.assert_allclose(action, agent.act(seen), rtol=0, atol=1e-5)
+        actions.append(action)
+        state = [np.where(over[:, None], 0, part) for part in answers[1:]] if lstm else []
+        agent.reset(over)
+    assert discrete or 0 < (np.abs(actions) == 1).mean() < 1
+    names = [output.name for output in session.get_outputs()]
+    plain = ["action", "logits"] if discrete else ["action", "mean", "std"]
+    assert names == (["actions", "h_out", "c_out"] if lstm else plain)
 
 
 def test_a_file_that_is_no_student_is_refused(tmp_path):
