@@ -215,6 +215,13 @@ def panels_of_gradient(grid: pd.DataFrame) -> list[Panel]:
     return [Panel(title, lines, {"teacher": 1}, "fraction") for title, lines in groups]
 
 
+def panels_of_partial(grid: pd.DataFrame) -> list[Panel]:
+    return [
+        Panel(f"{env_id}, positions alone", lines, {"teacher": 1}, "fraction")
+        for env_id, lines in stats.partial_groups(grid)
+    ]
+
+
 def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     """Figure → its panels, and how `draw` lays them out. No panels where there are no runs."""
     figures = {"hopper": (panels_of_the_readme(grid), 1, 7), "suites": (panels_of_suites(grid), 3)}
@@ -227,6 +234,7 @@ def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     figures["imperfect_mujoco"] = (panels_of_imperfect_mujoco(grid),)
     figures["sb3_ppo"] = panels_of_sb3(grid), 2, 4.6
     figures["gradient"] = (panels_of_gradient(grid),)
+    figures["partial"] = panels_of_partial(grid), 2, 4.6
     return figures
 
 
