@@ -60,7 +60,7 @@ class Args:
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
     torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
     compile: bool = False  # compile the networks, on a GPU into CUDA graphs: a minute at the start
-    bfloat16: bool = False  # run them in bfloat16, for a GPU or a CPU that has it; scores: float32
+    bfloat16: bool = False  # compute in bfloat16, on GPUs and AVX512-BF16 CPUs; scores: float32
 
     # PPO
     total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up

@@ -1,8 +1,7 @@
 """Teacher-distill: the teacher acts, and the student learns to do and to value the same.
 
     python teacher_distill.py mujoco --env-id Hopper-v4
-    python teacher_distill.py atari --env-id PongNoFrameskip-v4 --student-size smaller
-    python teacher_distill.py procgen --env-id coinrun
+    python teacher_distill.py procgen --student-size smaller --bfloat16    # or atari
     python teacher_distill.py mujoco --resume runs/<run>
 
 The baseline of "Proximal Policy Distillation" (Spigler, TMLR 2025), Algorithm 3: the teacher
@@ -103,6 +102,7 @@ class PixelArgs(Args):
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
     torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
+    bfloat16: bool = False  # compute in bfloat16, on GPUs and AVX512-BF16 CPUs; scores: float32
     student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
 
 
@@ -252,6 +252,7 @@ def build_atari(args, path):
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     teacher, teacher_header = load_atari_agent(path, num_actions)
     agent = PixelAgent(obs_shape, num_actions, args.student_size)
+    agent.bfloat16 = args.bfloat16
     header = {"suite": "atari", "frame_skip": args.frame_skip, "size": args.student_size}
     return envs, {"": eval_envs}, teacher, teacher_header, agent, header | {"deterministic": True}
 
@@ -263,6 +264,7 @@ def build_procgen(args, path):
     eval_envs = {k: make_procgen_envs(args, 20, args.env_threads, v) for k, v in kinds.items()}
     teacher, teacher_header = load_procgen_agent(path)
     agent = PixelAgent((3, 64, 64), 15, args.student_size)
+    agent.bfloat16 = args.bfloat16
     header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
     header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     return envs, eval_envs, teacher, teacher_header, agent, header

@@ -25,6 +25,7 @@ from experiments.studies import (
     LAMBDA_MUJOCO,
     METHODS,
     MUJOCO_SIGMA,
+    PIXEL_STEPS,
     PROCGEN,
     SIZES,
     TEACHERS,
@@ -179,9 +180,10 @@ def panels_of_lambda(grid: pd.DataFrame, study: str, groups: list) -> list[Panel
     """Figure 2, a panel for each group of environments: PPD with several λ."""
     panels, levels = [], {"teacher": 1, "90 % of the teacher": 0.9}
     for envs in groups:
-        runs = select(grid, study, envs).dropna(subset=["fraction"])
+        runs = select(grid, study, envs, sigma=0.0).dropna(subset=["fraction"])
         lines = {f"λ = {weight:g}": of_it for weight, of_it in runs.groupby("distill_lambda")}
-        title = "PPD, larger students: " + ", ".join(map(plain_name, envs))
+        sizes, names = runs["size"].unique(), ", ".join(map(plain_name, envs))
+        title = f"PPD, {' and '.join(sizes)} students: {names}"
         panel = Panel(title, lines, levels, "fraction", dots=False, circles=True)
         panels += [panel] if lines else []
     return panels
@@ -215,6 +217,24 @@ def panels_of_gradient(grid: pd.DataFrame) -> list[Panel]:
     return [Panel(title, lines, {"teacher": 1}, "fraction") for title, lines in groups]
 
 
+def panels_of_pixels(grid: pd.DataFrame) -> list[Panel]:
+    """For each game that two cores trained: students of its teacher, and of an imperfect one."""
+    panels = []
+    for env_id, runs in finished(grid[grid["study"] == "pixels"]).groupby("env_id", sort=False):
+        levels = in_training(env_id)
+        for sigma, students in runs[runs["method"] != "teacher"].groupby("sigma"):
+            scores = {"teacher": students["teacher_score" + levels].mean()}
+            if sigma:
+                scores["sound teacher"] = students["original_score" + levels].mean()
+            lines = of_methods(students[students["distill_lambda"].fillna(1) == 1])
+            lines["PPO without a teacher"] = students[students["distill_lambda"] == 0]
+            title = f"{plain_name(env_id)}, smaller students" + (
+                f", σ = {sigma:g}" if sigma else ""
+            )
+            panels.append(Panel(title, lines, scores))
+    return panels
+
+
 def panels_of_partial(grid: pd.DataFrame) -> list[Panel]:
     return [
         Panel(f"{env_id}, positions alone", lines, {"teacher": 1}, "fraction")
@@ -233,6 +253,9 @@ def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     figures["lambda_mujoco"] = panels_of_lambda(grid, "lambda-mujoco", one_by_one), 2, 4.6
     figures["imperfect_mujoco"] = (panels_of_imperfect_mujoco(grid),)
     figures["sb3_ppo"] = panels_of_sb3(grid), 2, 4.6
+    figures["pixels"] = panels_of_pixels(grid), 2, 4.6
+    games = [[env_id] for env_id in PIXEL_STEPS]
+    figures["pixels_lambda"] = panels_of_lambda(grid, "pixels", games), 2, 4.6
     figures["gradient"] = (panels_of_gradient(grid),)
     figures["partial"] = panels_of_partial(grid), 2, 4.6
     return figures

@@ -71,7 +71,7 @@ def select_runs(args: Args) -> list[Run]:
 
 
 def find_teacher(run: Run) -> Path | None:
-    """The trained teacher of a run: a finished run's, or else a shipped one's of the same seed."""
+    """The trained teacher of a run: a finished run's, or a shipped one of that seed and size."""
     if run.origin is None:
         return None
     if is_finished(run.origin.run_dir):
@@ -79,8 +79,9 @@ def find_teacher(run: Run) -> Path | None:
     shipped = Path("teachers") / f"{run.env_id}.safetensors"
     if shipped.exists():
         with safe_open(shipped, framework="np") as file:
-            if json.loads(file.metadata()["seed"]) == run.origin.seed:
-                return shipped
+            header = {key: json.loads(text) for key, text in file.metadata().items()}
+        if (header["seed"], header.get("size", "same")) == (run.origin.seed, run.origin.size):
+            return shipped
     return None
 
 
@@ -90,7 +91,8 @@ def check_teachers(runs: list[Run]) -> None:
     if missing:
         env_ids = " ".join(dict.fromkeys(teacher.env_id for teacher in missing))
         seeds = " ".join(dict.fromkeys(str(teacher.seed) for teacher in missing))
-        remedy = f"python -m experiments.run teachers --env-id {env_ids} --seed {seeds}"
+        remedy = f"python -m experiments.run {missing[0].study} --method teacher"
+        remedy += f" --env-id {env_ids} --seed {seeds}"
         raise UserError(f"{len(missing)} runs have no teacher yet; train it with `{remedy}`")
 
 

@@ -35,6 +35,10 @@ MUJOCO_SIGMA = {"Ant-v4": 0.0175, "HalfCheetah-v4": 0.03, "Hopper-v4": 0.1, "Hum
 PARTIAL = {"ppd-lstm": {}, "distill-lstm": {"pg-coef": 0}, "ppo-lstm": {"distill-lambda": 0}}
 PARTIAL |= {"ppd-mlp": {"memory": "none"}}
 LOG_STD_SHIFT = -2.0  # of teachers with as little noise as people's have: its σ times 0.14
+# Games that two cores can train, the steps of their teachers, and a σ that leaves such a teacher a
+# third to two thirds of its score.
+PIXEL_STEPS = {"coinrun": 10_000_000}
+PIXEL_SIGMA = {"coinrun": 0.05}
 
 
 def suite_of(env_id: str) -> str:
@@ -66,7 +70,7 @@ class Run:
     # Further flags of the script, part of the folder's name; a flag without a value has None.
     options: dict = field(default_factory=dict, hash=False)
     log_std_shift: float = 0.0  # of the teacher's log σ; below 0: its actions have less noise
-    teacher_seed: int | None = None  # and of the noise on it; None: the student's own
+    taught_by: "Run | None" = None  # None: the teachers study's run of the student's own seed
 
     @property
     def suite(self) -> str:
@@ -75,6 +79,8 @@ class Run:
     @property
     def steps(self) -> int:
         """Environment steps of the whole run, at least."""
+        if "total-timesteps" in self.options:
+            return self.options["total-timesteps"]
         if self.method == "teacher":
             return 30_000_000 if self.suite == "procgen" else 10_000_000
         return SB3_STEPS if self.method == "sb3-ppo" else 2_000_000
@@ -106,16 +112,17 @@ class Run:
         """The run that trains its teacher, or what an imperfect teacher is made of."""
         if self.method in ("teacher", "sb3-ppo"):
             return None
-        return teacher_run(self.env_id, self.teacher_seed or self.seed)
+        return self.taught_by or teacher_run(self.env_id, self.seed)
 
     @property
     def teacher(self) -> Path | None:
-        """The teacher of the same environment and seed: a student of seed S learns from that."""
+        """The file that the student learns from: its origin's, or one made of that."""
         if self.origin is None:
             return None
         if not self.imperfections:
             return self.origin.run_dir / "agent.safetensors"
-        name = "__".join([self.env_id, *self.imperfections, str(self.origin.seed)])
+        size = [self.origin.size] if self.origin.size != "same" else []
+        name = "__".join([self.env_id, *size, *self.imperfections, str(self.origin.seed)])
         return Path("runs/corrupted") / f"{name}.safetensors"
 
     @property
@@ -211,7 +218,8 @@ def gradient() -> list[Run]:
     def add(envs, size, seeds, methods=forms, sigmas=None, shift=0.0):
         for env_id, (method, options), seed in product(envs, methods, seeds):
             sigma = sigmas[env_id] if sigmas else 0.0
-            runs.append(Run("gradient", env_id, method, seed, size, sigma, options, shift, 100))
+            teacher = teacher_run(env_id, 100)
+            runs.append(Run("gradient", env_id, method, seed, size, sigma, options, shift, teacher))
 
     add(MUJOCO, "smaller", SEEDS)
     add(MUJOCO, "smaller", three, [("student-distill", {})])
@@ -221,16 +229,33 @@ def gradient() -> list[Run]:
     return runs
 
 
-def partial() -> list[Run]:
-    """Not in the paper: students that see positions alone, with memory or without.
+def pixels() -> list[Run]:
+    """Not in the paper: Procgen at the scale of two cores, smaller networks, fewer steps, one seed.
 
-    All from the shipped teachers (of seed 100).
+    A teacher, students by each method, λ of PPD (0 is PPO alone), and an imperfect teacher's.
     """
+    runs, fast = [], {"bfloat16": None}
+    for env_id, steps in PIXEL_STEPS.items():
+        options = {"total-timesteps": steps} | fast
+        own = Run("pixels", env_id, "teacher", 100, "smaller", options=options)
+        students = [(method, 0.0, {}) for method in METHODS]
+        students += [("ppd", 0.0, {"distill-lambda": weight}) for weight in (0, 0.5, 2, 5)]
+        students += [(method, PIXEL_SIGMA[env_id], {}) for method in METHODS]
+        runs.append(own)
+        for method, sigma, options in students:
+            options = options | fast
+            runs.append(Run("pixels", env_id, method, 100, "smaller", sigma, options, 0.0, own))
+    return runs
+
+
+def partial() -> list[Run]:
+    """Not in the paper: students that see positions alone, all from the teacher of seed 100."""
+    runs = []
     grid = product(("Hopper-v4", "HalfCheetah-v4"), PARTIAL.items(), SEEDS[:3])
-    return [
-        Run("partial", env_id, method, seed, "same", 0.0, options, teacher_seed=100)
-        for env_id, (method, options), seed in grid
-    ]
+    for env_id, (method, options), seed in grid:
+        teacher = teacher_run(env_id, 100)
+        runs.append(Run("partial", env_id, method, seed, options=options, taught_by=teacher))
+    return runs
 
 
 def vary_lambda(study: str, envs: tuple[str, ...], weights: tuple[float, ...]) -> list[Run]:
@@ -254,6 +279,7 @@ STUDIES = {
     "lambda-mujoco": lambda_mujoco,
     "sb3-ppo": sb3_ppo,
     "gradient": gradient,
+    "pixels": pixels,
     "partial": partial,
 }
 

@@ -180,7 +180,10 @@ def test_an_imperfect_teacher_is_made_once(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["orphan"], "python -m experiments.run teachers --env-id Hopper-v4 --seed 300"),
+        (
+            ["orphan"],
+            "python -m experiments.run teachers --method teacher --env-id Hopper-v4 --seed 300",
+        ),
         (["nothing"], "study nothing: none of teachers, sizes"),
         (["sizes", "--method", "sd"], "which has teacher-distill, student-distill, ppd"),
         (["sizes", "--env-id", "Hopper"], "which has Atlantis"),

@@ -57,6 +57,8 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
     result["versions"] = {"python": "3.11", "torch": "2"}
     if teacher_score:
         result["teacher_score"] = {"mean": teacher_score, "standard_error": 2.0, "episodes": 50}
+        if run.suite == "procgen":
+            result["score_training"], result["teacher_score_training"] = {"mean": 9}, {"mean": 10}
         result["teacher"] = {"seed": run.origin.seed, "log_std_shift": run.log_std_shift}
         if original:
             result["teacher"] |= {"sigma": run.sigma, "original_score": {"mean": original}}
@@ -68,7 +70,7 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
 
 
 def choose(study, **choices):
-    return narrow(STUDIES[study](), suite=["mujoco"], **choices)
+    return narrow(STUDIES[study](), **{"suite": ["mujoco"]} | choices)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,8 @@ def results(tmp_path_factory):
     for run in choose("gradient", env_id=["Ant-v4"], size=["smaller"], seed=[100, 200, 300]):
         gain = run.seed / 10 if "no-ratio-gradient" in run.options else 0
         save(folder, run, 900 + gain, 1000)
+    for run in choose("pixels", suite=["procgen"], method=["ppd"]):
+        save(folder, run, 6, 3 if run.sigma else 8, 8 if run.sigma else None)
     for run in choose("partial", env_id=["Hopper-v4"], method=["ppd-lstm", "ppo-lstm"]):
         save(folder, run, 900 + run.seed if run.method == "ppd-lstm" else 300, 1000)
     teacher, other, short = choose("teachers", env_id=["Ant-v4"])[:3]
@@ -142,6 +146,11 @@ def test_tables_of_imperfect_teachers_lambda_and_the_gradient(results):
     assert form[:2] == ["0.920 ± 0.006", "2.000 ± 0.000 M (0 of 3)"]
     gain = cells(results / "gradient.md", "Ant-v4, smaller", "difference", "100, 200, 300")
     assert gain[0] == "+0.020 [+0.010, +0.030]"
+    for policy, theirs in [("ppd, λ = 1", "6.17"), ("ppd, λ = 5", "–")]:
+        ours = cells(results / "pixels.md", "coinrun", policy)
+        assert ours == ["6.00", "0.750 ± 0.125", "9.00", "0.900", "never (0 of 1)", theirs]
+    ours = cells(results / "pixels.md", "coinrun", "ppd, λ = 1, from a teacher with σ = 0.05")
+    assert ours[:2] == ["6.00", "0.750 ± 0.125"]
     # 1.0, 1.1 and 1.2 of the teacher: evaluations, which grow in a straight line, reach 0.9 of it.
     ours = cells(results / "partial.md", "Hopper-v4", "PPD, LSTM", "100, 200, 300")
     assert ours[:2] == ["1100", "1.100 ± 0.058"] and ours[2].endswith(" M (3 of 3)")
@@ -192,7 +201,7 @@ def test_runs_are_merged_in_the_same_order_and_the_unusable_left_out(results, tm
 def test_figures_are_drawn_for_what_there_is(results):
     names = {path.stem for path in results.glob("*.png")}
     wanted = {"suites", "sizes_mujoco", "teachers_mujoco", "lambda_mujoco", "imperfect_mujoco"}
-    assert names == wanted | {"hopper", "gradient", "partial"}
+    assert names == wanted | {"hopper", "gradient", "pixels", "pixels_lambda", "partial"}
     grid, points = stats.make_grid(*report.read_tables(results))
     figures = curves.make_figures(grid[grid["seed"] == 100])
     [axes] = curves.draw(figures["lambda_mujoco"][0], points).axes  # there are runs of Hopper alone

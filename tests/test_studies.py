@@ -13,7 +13,7 @@ from experiments.studies import STUDIES, all_runs, narrow, partial_method
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"teachers": 100, "sizes": 855, "imperfect": 120, "lambda": 80, "ppo-baseline": 40}
-COUNTS |= {"imperfect-mujoco": 60, "lambda-mujoco": 50, "sb3-ppo": 10, "gradient": 88}
+COUNTS |= {"imperfect-mujoco": 60, "lambda-mujoco": 50, "sb3-ppo": 10, "gradient": 88, "pixels": 11}
 COUNTS |= {"partial": 24}
 
 
