@@ -286,8 +286,7 @@ def train(args: Args) -> dict:
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
     memory = nn.Module()  # of policy and critic in the running episodes; in checkpoints as well
-    width = args.hidden_sizes[-1]
-    memory.register_buffer("states", torch.zeros(2, 2, N, width, device=args.device))
+    memory.states = nn.Buffer(torch.zeros(2, 2, N, args.hidden_sizes[-1], device=args.device))
     header = {"suite": "mujoco", "observe": args.observe, **sizes, "deterministic": True}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     parts["memory"] = memory

@@ -9,9 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from helpers import FakeEnvs, make_args, make_teacher, read, read_result
-from test_copies import drift, globals_read
-from test_losses import check_against_oracle
+from helpers import FakeEnvs, make_args, make_teacher, read_result
 
 import convert
 import evaluate
@@ -19,14 +17,6 @@ import ppd_mujoco_lstm as script
 
 NAME, T, N = "ppd_mujoco_lstm", 9, 5
 BOUNDS = -torch.ones(2), torch.ones(2)
-
-
-def test_it_is_ppd_mujoco_with_memory():
-    """What the two share is the same text; so its losses are those of test_losses.py."""
-    found = drift({"ppd_mujoco": read("ppd_mujoco"), NAME: read(NAME)})
-    assert not found, "\n".join(found)
-    assert not globals_read(read(NAME))
-    check_against_oracle(script, oracle.Gaussian)
 
 
 def random_sequence(steps=20, envs=4):
