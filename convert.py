@@ -38,7 +38,6 @@ import torch
 import torch.nn as nn
 import tyro
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from tyro.conf import Positional, subcommand
 
 
@@ -403,7 +402,7 @@ def build_agent(args: Import):
     tensors = {k: v for k, v in agent.state_dict().items() if not k.startswith("action_")}
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError(f"{args.source}: NaN or infinite weights or statistics")
-    header |= {"format": "ppd-agent-1", "trained_by": teacher.trained_by, "seed": args.seed}
+    header |= {"format": "ppd-agent-2", "trained_by": teacher.trained_by, "seed": args.seed}
     header |= {"steps": teacher.steps, "deterministic": True}
     return script, agent.eval().requires_grad_(False), header, envs, teacher.told
 
@@ -428,8 +427,7 @@ def import_teacher(args: Import) -> None:
         )
         print(f"WARNING: plays worse than expected: {causes}?")
     header["score"] = {k: score[k] for k in ("mean", "standard_error", "episodes")}
-    texts = {name: json.dumps(value) for name, value in header.items()}
-    script.write_file(Path(args.out), to_safetensors(agent.state_dict(), texts))
+    script.write_file(Path(args.out), script.pack_agent(agent.state_dict(), header))
     use = f"python ppd_{header['suite']}.py --env-id {env_id} --teacher {args.out}"
     print(f"{args.out}: written; distil it with: {use}")
 
@@ -479,7 +477,7 @@ def read_header(path: str) -> dict:
     """What a checkpoint says of itself, and the script that wrote it. Raises UserError."""
     try:
         with safe_open(path, framework="np") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
+            header = json.loads(file.metadata()["header"])
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
         others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
@@ -487,9 +485,9 @@ def read_header(path: str) -> dict:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: no agent of this project: {reason}") from error
+        raise UserError(f"{path}: no agent of this project and version: {reason}") from error
     return header
 
 

@@ -46,7 +46,7 @@ def read_header(path: str) -> dict:
     """What a checkpoint says of itself, and the script that wrote it. Raises UserError."""
     try:
         with safe_open(path, framework="np") as file:
-            header = {key: json.loads(value) for key, value in file.metadata().items()}
+            header = json.loads(file.metadata()["header"])
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
         others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
@@ -54,9 +54,9 @@ def read_header(path: str) -> dict:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: no agent of this project: {reason}") from error
+        raise UserError(f"{path}: no agent of this project and version: {reason}") from error
     return header
 
 
@@ -96,7 +96,7 @@ def make_envs(script, header: dict, levels: str = "unseen"):
     if header["suite"] == "atari":
         return script.AtariGames(env_id, 10, threads, header["frame_skip"], life_loss=False)
     if header["suite"] == "procgen":
-        return script.make_procgen_envs(SimpleNamespace(**header), 20, threads, levels)
+        return script.ProcgenVectorEnv(SimpleNamespace(**header), 20, threads, levels)
     return script.MujocoVectorEnv(env_id, 10, min(threads, 6))
 
 
@@ -180,9 +180,7 @@ def film_atari(script, agent, header: dict, seed: int):
 def film_procgen(script, agent, header: dict, seed: int, levels: str):
     """Frames (512, 512, 3) of one episode, and how many a second."""
     args = SimpleNamespace(**header)
-    options = script.make_procgen_envs(args, 1, 1, levels).options
-    level = [options[name] for name in ("num_levels", "start_level", "distribution_mode")]
-    env = script.ProcgenVectorEnv(header["env_id"], 1, *level, 1, render_mode="rgb_array")
+    env = script.ProcgenVectorEnv(args, 1, 1, levels, render_mode="rgb_array")
 
     def frames():
         torch.manual_seed(seed)

@@ -15,7 +15,6 @@ T steps of N games are B samples, M of them a minibatch; A actions; frames (C, H
 """
 
 import atexit
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -28,6 +27,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,10 +137,8 @@ class PixelAgent(nn.Module):
 
     def __init__(self, obs_shape: tuple[int, ...], num_actions: int, size: str):
         super().__init__()
-        actor, features = make_cnn(size, obs_shape)
-        self.actor = nn.Sequential(actor, init_layer(nn.Linear(features, num_actions), 0.01))
-        critic, features = make_cnn(size, obs_shape)
-        self.critic = nn.Sequential(critic, init_layer(nn.Linear(features, 1), 1.0))
+        self.actor = make_cnn(size, obs_shape, num_actions, 0.01)
+        self.critic = make_cnn(size, obs_shape, 1, 1.0)
         self.bfloat16 = False  # a setting of a run, not of its checkpoint
 
     def normalize(self, obs) -> torch.Tensor:
@@ -191,9 +189,9 @@ def train(args: Args) -> dict:
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
-    envs = make_procgen_envs(args, N, args.env_threads)
-    unseen = make_procgen_envs(args, 20, args.env_threads, "unseen")
-    training = make_procgen_envs(args, 20, args.env_threads)
+    envs = ProcgenVectorEnv(args, N, args.env_threads)
+    unseen = ProcgenVectorEnv(args, 20, args.env_threads, "unseen")
+    training = ProcgenVectorEnv(args, 20, args.env_threads)
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     envs.reset(seed=args.seed)
 
@@ -297,19 +295,17 @@ def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
     return layer
 
 
-class NatureCNN(nn.Sequential):
+def make_nature_cnn(obs_shape: tuple[int, ...], channels: tuple[int, ...], features: int):
     """Frames (B, C, H, W) in 0…1 to features (B, F): three convolutions (Mnih et al., 2015)."""
-
-    def __init__(self, obs_shape: tuple[int, ...], channels: tuple[int, ...], features: int):
-        first, second, third = channels
-        convolutions = nn.Sequential(
-            init_layer(nn.Conv2d(obs_shape[0], first, 8, stride=4)), nn.ReLU(),
-            init_layer(nn.Conv2d(first, second, 4, stride=2)), nn.ReLU(),
-            init_layer(nn.Conv2d(second, third, 3)), nn.ReLU(),
-            nn.Flatten(),
-        )  # fmt: skip
-        flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
-        super().__init__(convolutions, init_layer(nn.Linear(flat, features)), nn.ReLU())
+    first, second, third = channels
+    convolutions = nn.Sequential(
+        init_layer(nn.Conv2d(obs_shape[0], first, 8, stride=4)), nn.ReLU(),
+        init_layer(nn.Conv2d(first, second, 4, stride=2)), nn.ReLU(),
+        init_layer(nn.Conv2d(second, third, 3)), nn.ReLU(),
+        nn.Flatten(),
+    )  # fmt: skip
+    flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
+    return nn.Sequential(convolutions, init_layer(nn.Linear(flat, features)), nn.ReLU())
 
 
 class ResidualBlock(nn.Module):
@@ -324,32 +320,30 @@ class ResidualBlock(nn.Module):
         return x + self.conv1(self.conv0(x.relu()).relu())
 
 
-class ImpalaCNN(nn.Sequential):
+def make_impala_cnn(obs_shape: tuple[int, ...], channels: tuple[int, ...], features: int):
     """Frames (B, C, H, W) in 0…1 to features (B, F): residual (Espeholt et al., 2018, no LSTM)."""
-
-    def __init__(self, obs_shape: tuple[int, ...], channels: tuple[int, ...], features: int):
-        inputs, height, width = obs_shape
-        layers = []
-        for outputs in channels:
-            layers += [init_layer(nn.Conv2d(inputs, outputs, 3, padding=1))]
-            layers += [nn.MaxPool2d(3, stride=2, padding=1)]  # halves height and width, rounding up
-            layers += [ResidualBlock(outputs), ResidualBlock(outputs)]
-            inputs, height, width = outputs, (height + 1) // 2, (width + 1) // 2
-        layers += [nn.Flatten(), nn.ReLU()]
-        linear = init_layer(nn.Linear(inputs * height * width, features))
-        super().__init__(*layers, linear, nn.ReLU())
+    layers, inputs = [], obs_shape[0]
+    for outputs in channels:
+        layers += [init_layer(nn.Conv2d(inputs, outputs, 3, padding=1))]
+        layers += [nn.MaxPool2d(3, stride=2, padding=1)]  # halves height and width, rounding up
+        layers += [ResidualBlock(outputs), ResidualBlock(outputs)]
+        inputs = outputs
+    convolutions = nn.Sequential(*layers, nn.Flatten(), nn.ReLU())
+    flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
+    return convolutions.extend([init_layer(nn.Linear(flat, features)), nn.ReLU()])
 
 
-def make_cnn(size: str, obs_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """One of the paper's networks for frames (C, H, W), and its number of features."""
-    if size == "smaller":  # as the paper's Table 4 counts it
-        return NatureCNN(obs_shape, (32, 64, 64), 64), 64
-    if size == "smaller-text":  # as the paper's Appendix A.3 describes it
-        return NatureCNN(obs_shape, (32, 32, 32), 128), 128
-    if size == "nature":  # an imported teacher's, as SB3 and CleanRL have it
-        return NatureCNN(obs_shape, (32, 64, 64), 512), 512
-    channels, features = {"same": ((16, 32, 32), 256), "larger": ((32, 64, 64), 1024)}[size]
-    return ImpalaCNN(obs_shape, channels, features), features
+def make_cnn(size: str, obs_shape: tuple[int, ...], outputs: int, gain: float) -> nn.Sequential:
+    """Frames (B, C, H, W) in 0…1 to (B, outputs); `gain` initialises the last layer."""
+    make_features, channels, features = {
+        "smaller": (make_nature_cnn, (32, 64, 64), 64),  # as the paper's Table 4 counts it
+        "smaller-text": (make_nature_cnn, (32, 32, 32), 128),  # as its Appendix A.3 describes it
+        "nature": (make_nature_cnn, (32, 64, 64), 512),  # an imported teacher's; SB3's, CleanRL's
+        "same": (make_impala_cnn, (16, 32, 32), 256),
+        "larger": (make_impala_cnn, (32, 64, 64), 1024),
+    }[size]
+    convolutions = make_features(obs_shape, channels, features)
+    return nn.Sequential(convolutions, init_layer(nn.Linear(features, outputs), gain))
 
 
 # ------------------------------------------------------------------------------- Scoring
@@ -363,12 +357,12 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
     with torch.random.fork_rng(range(torch.cuda.is_initialized())):  # training's stay as they are
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
-        while any(len(done) < wanted for done, wanted in zip(played, quota, strict=True)):
+        while sum(map(len, played)) < episodes:
             obs, *_, infos = envs.step(agent.act(obs, deterministic))
             for n, episode_return, length in infos["episodes"]:
-                played[n].append((episode_return, length))
-    played = [e for done, wanted in zip(played, quota, strict=True) for e in done[:wanted]]
-    returns, lengths = map(list, zip(*played, strict=True))
+                if len(played[n]) < quota[n]:
+                    played[n].append((episode_return, length))
+    returns, lengths = map(list, zip(*sum(played, []), strict=True))
     error = statistics.stdev(returns) / episodes**0.5 if episodes > 1 else None
     score = {"mean": statistics.fmean(returns), "standard_error": error, "episodes": episodes}
     return score | {"returns": returns, "lengths": lengths}
@@ -513,7 +507,7 @@ class Run:
             return
         self.saved += seconds
         self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-1", "script": self.script, "env_id": self.env_id}
+        header = {"format": "ppd-agent-2", "script": self.script, "env_id": self.env_id}
         header |= {"seed": self.args.seed, "steps": self.step, **self.header}
         state = {name: part.state_dict() for name, part in self.parts.items()}
         write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
@@ -521,8 +515,7 @@ class Run:
         state["torch_rng"] = torch.get_rng_state()
         state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         torch.save(state, buffer := io.BytesIO())
-        digest = hashlib.sha256(buffer.getbuffer()).digest()
-        write_file(self.folder / "training_state.pt", buffer.getvalue() + digest)
+        write_file(self.folder / "training_state.pt", buffer.getvalue())
 
     def finish(self, score: dict, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
@@ -562,13 +555,9 @@ def check_args(args) -> None:
 
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
-    """An agent.safetensors with its header sorted, so that equal runs write equal files."""
+    """An agent.safetensors. Its header is one entry: several are written in any order."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    file = to_safetensors(tensors, {key: json.dumps(value) for key, value in header.items()})
-    size = int.from_bytes(file[:8], "little")
-    text = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+    return to_safetensors(tensors, {"header": json.dumps(header, sort_keys=True)})
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -583,9 +572,9 @@ def read_training_state(folder: Path, command: str) -> dict:
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
     try:
-        content = (folder / "training_state.pt").read_bytes()
-        assert hashlib.sha256(content[:-32]).digest() == content[-32:]
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        path = folder / "training_state.pt"
+        assert not zipfile.ZipFile(path).testzip()  # torch.load checks no sums
+        state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["command"]
     except Exception as error:  # torch raises many kinds
         raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
@@ -603,11 +592,11 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
         if Path(path).is_dir():
             raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
-            texts = file.metadata() or {}
-            header = {key: json.loads(text, parse_constant=int) for key, text in texts.items()}
+            text = (file.metadata() or {}).get("header", "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header.get("format") != "ppd-agent-1" or header.get("suite") != suite:
-            raise ValueError(f"not an agent of this project, or for {header.get('suite')}")
+        header = json.loads(text, parse_constant=int)
+        if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
+            raise ValueError(f"not an agent of this version, or for {header.get('suite')}")
         kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
         wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
         if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
@@ -618,8 +607,8 @@ def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
                 raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
         agent = make(tensors, header)
         agent.load_state_dict(tensors)
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        damaged = isinstance(error, SafetensorError) and Path(path).is_file()
+    except Exception as error:  # a stranger's file may raise any
+        damaged = isinstance(error, SafetensorError)
         pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
         reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
         remedy = f"train one with ppo_teacher_{suite}.py"
@@ -660,26 +649,32 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "render_fps": 15}
 
-    def __init__(self, env_id, num_envs, num_levels, start_level, mode, threads, render_mode=None):
-        """Games on levels start_level up to start_level + num_levels."""
+    def __init__(self, args, num_envs, num_threads, levels="training", render_mode=None):
+        """Games on the training levels that `args` names, or the unseen ones: all after those.
+
+        Raises UserError where none are left, or where the game cannot be played.
+        """
+        start_level, num_levels = args.start_level, args.num_levels
+        if start_level + num_levels > 2**31 - 2:
+            reason = "leave no unseen level; there are 2147483647, so give less"
+            raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {reason}")
+        if levels == "unseen":  # num_levels 0, Procgen's "all", would draw training levels too
+            start_level, num_levels = start_level + num_levels, 2**31 - 1 - start_level - num_levels
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space = gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)
         self.single_action_space = gym.spaces.Discrete(15)
-        self.simulator_class, self.simulator = import_procgen(env_id), None
-        self.options = {"num": num_envs, "env_name": env_id, "num_threads": threads}
+        self.simulator_class, self.simulator = import_procgen(args.env_id), None
+        self.options = {"num": num_envs, "env_name": args.env_id, "num_threads": num_threads}
         self.options |= {"num_levels": num_levels, "start_level": start_level}
-        self.options |= {"distribution_mode": mode, "render_mode": render_mode}
+        self.options |= {"distribution_mode": args.distribution_mode, "render_mode": render_mode}
         # (N, C, H, W) on memory in the simulator's order (N, H, W, C): no pixel is moved
         self.obs = np.zeros((num_envs, 64, 64, 3), np.uint8).transpose(0, 3, 1, 2)
 
     def observe(self):
-        """What the simulator shows: obs into `self.obs`; returns rewards (N,) and `first` (N,).
-
-        `first` marks an obs that starts an episode: its reward is the last of the one before.
-        """
-        rewards, obs, first = self.simulator.observe()
+        """Take what is shown into `self.obs`; the rewards and ends, (N,), that led to it."""
+        rewards, obs, ended = self.simulator.observe()
         self.obs[:] = obs["rgb"].transpose(0, 3, 1, 2)
-        return rewards, first
+        return rewards, ended
 
     def reset(self, *, seed: int = 0, options: dict | None = None):
         """Start new games, the same for the same seed. Returns obs (N, C, H, W) and no infos."""
@@ -727,21 +722,6 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
     def close_extras(self, **options) -> None:
         """End the simulator and its threads."""
         self.simulator.close()
-
-
-def make_procgen_envs(args, num_envs: int, num_threads: int, levels: str = "training"):
-    """N games on the training levels, or on the unseen ones: all that come after those.
-
-    Raises UserError where nothing comes after them, or the game cannot be played.
-    """
-    start_level, num_levels = args.start_level, args.num_levels
-    if start_level + num_levels > 2**31 - 2:
-        reason = "leave no unseen level; there are 2147483647, so give less"
-        raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {reason}")
-    if levels == "unseen":  # num_levels 0, Procgen's "all", would draw training levels too
-        start_level, num_levels = start_level + num_levels, 2**31 - 1 - start_level - num_levels
-    mode = args.distribution_mode
-    return ProcgenVectorEnv(args.env_id, num_envs, num_levels, start_level, mode, num_threads)
 
 
 class PatientFile(io.FileIO):

@@ -154,7 +154,7 @@ def time_simulator(suite: str, num_envs: int, steps: int = 200) -> float:
         envs = script.AtariGames("PongNoFrameskip-v4", num_envs, threads, 4, life_loss=True)
     else:
         levels = {"num_levels": 200, "start_level": 0, "distribution_mode": "easy"}
-        envs = script.make_procgen_envs(
+        envs = script.ProcgenVectorEnv(
             SimpleNamespace(env_id="coinrun", **levels), num_envs, threads
         )
     envs.reset(seed=100)

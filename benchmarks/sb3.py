@@ -53,7 +53,7 @@ def make_envs(suite: str, args, vec_env: str):
         wrapper = {"clip_reward": False, "frame_skip": args.frame_skip}
         envs = vec.VecFrameStack(make_atari_env(args.env_id, wrapper_kwargs=wrapper, **same), 4)
     else:
-        envs = ProcgenVecEnv(ppo.make_procgen_envs(args, args.num_envs, os.cpu_count()))
+        envs = ProcgenVecEnv(ppo.ProcgenVectorEnv(args, args.num_envs, os.cpu_count()))
     return vec.VecNormalize(envs, norm_obs=False)
 
 
@@ -65,8 +65,8 @@ def make_policy(suite: str, size) -> dict:
     class PaperCNN(BaseFeaturesExtractor):
         def __init__(self, observation_space):
             make_cnn = import_module(f"ppo_teacher_{suite}").make_cnn
-            cnn, features = make_cnn(size, observation_space.shape)
-            super().__init__(observation_space, features)
+            cnn, head = make_cnn(size, observation_space.shape, 1, 1.0)
+            super().__init__(observation_space, head.in_features)
             self.cnn = cnn
 
         def forward(self, frames):

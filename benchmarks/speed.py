@@ -136,7 +136,7 @@ def find_teacher(suite: str, env_id: str, folder: str) -> Path:
         args, teacher = ppo.Args(env_id=env_id), Path(folder) / "teacher.safetensors"
         envs, size = make_our_envs(suite, args), network_size(args)
         envs.reset(seed=0)  # Procgen's can be closed only then
-        header = {"format": "ppd-agent-1", "script": ppo.__name__, "suite": suite, "seed": 0}
+        header = {"format": "ppd-agent-2", "script": ppo.__name__, "suite": suite, "seed": 0}
         header |= {"env_id": env_id, "steps": 0, "deterministic": True}
         header |= {"hidden_sizes" if suite == "mujoco" else "size": size}
         teacher.write_bytes(ppo.pack_agent(make_agent(ppo, envs, size).state_dict(), header))
@@ -222,7 +222,7 @@ def make_our_envs(suite: str, args):
     if suite == "mujoco":
         return ppo.MujocoVectorEnv(args.env_id, args.num_envs, args.num_workers)
     if suite == "procgen":
-        return ppo.make_procgen_envs(args, args.num_envs, args.env_threads)
+        return ppo.ProcgenVectorEnv(args, args.num_envs, args.env_threads)
     games = args.env_id, args.num_envs, args.env_threads, args.frame_skip
     return ppo.AtariGames(*games, life_loss=True)
 

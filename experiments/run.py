@@ -79,7 +79,7 @@ def find_teacher(run: Run) -> Path | None:
     shipped = Path("teachers") / f"{run.env_id}.safetensors"
     if shipped.exists():
         with safe_open(shipped, framework="np") as file:
-            header = {key: json.loads(text) for key, text in file.metadata().items()}
+            header = json.loads(file.metadata()["header"])
         if (header["seed"], header.get("size", "same")) == (run.origin.seed, run.origin.size):
             return shipped
     return None

@@ -85,7 +85,7 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
 
     suite = suite_of(args.env_id)
     # for evaluate.py an agent of that script, by whomever it was trained
-    header = {"format": "ppd-agent-1", "suite": suite, "script": f"ppo_teacher_{suite}"}
+    header = {"format": "ppd-agent-2", "suite": suite, "script": f"ppo_teacher_{suite}"}
     header |= {"trained_by": "stable-baselines3" if script == "sb3_ppo" else "sb3_distill"}
     header |= {"env_id": args.env_id, "seed": args.seed, "deterministic": True}
     if suite == "atari":

@@ -129,8 +129,8 @@ def command(script: types.ModuleType, suite: str, args) -> list[str]:
 
 def save_agent(agent: torch.nn.Module, path, header: dict) -> None:
     """A checkpoint as the scripts write it."""
-    texts = {name: json.dumps(value) for name, value in header.items()}
-    save_file({k: v.contiguous() for k, v in agent.state_dict().items()}, path, texts)
+    tensors = {name: tensor.contiguous() for name, tensor in agent.state_dict().items()}
+    save_file(tensors, path, {"header": json.dumps(header)})
 
 
 def make_teacher(suite: str, path, sizes=(11, 3), **changes) -> torch.nn.Module:
@@ -139,7 +139,7 @@ def make_teacher(suite: str, path, sizes=(11, 3), **changes) -> torch.nn.Module:
     `sizes` are of observations and actions on MuJoCo; `changes`, of its header.
     """
     script = load(f"ppd_{suite}")
-    header = {"format": "ppd-agent-1", "suite": suite, "script": f"ppo_teacher_{suite}"}
+    header = {"format": "ppd-agent-2", "suite": suite, "script": f"ppo_teacher_{suite}"}
     header |= {"env_id": ENV_IDS[suite], "seed": 1, "steps": 0, **HEADERS[suite], **changes}
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -172,9 +172,9 @@ def shorten_episodes(script: types.ModuleType, suite: str, monkeypatch) -> None:
         few = lambda env_id, num_envs, *rest, **more: games(env_id, min(num_envs, 4), *rest, **more)
         monkeypatch.setattr(script, "AtariGames", few)
     elif suite == "procgen":
-        make = script.make_procgen_envs
+        make = script.ProcgenVectorEnv
         few = lambda args, num_envs, *rest: make(args, min(num_envs, 4), *rest)
-        monkeypatch.setattr(script, "make_procgen_envs", few)
+        monkeypatch.setattr(script, "ProcgenVectorEnv", few)
 
 
 def run_main(script: types.ModuleType, arguments, monkeypatch) -> int:

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from helpers import ROOT, load, run_main
-from safetensors.torch import save_file
+from helpers import ROOT, load, run_main, save_agent
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import save_to_pkl
@@ -172,7 +171,7 @@ def test_cleanrl_answers_alike(tmp_path):
     torch.save(named(actor=actor, critic=critic), path)
     check(build(path, "CartPole-v1"), obs, actor(obs), critic(obs))  # nothing clips at 10
 
-    cnn = load("ppd_atari").NatureCNN((4, 84, 84), (32, 64, 64), 512)
+    cnn = load("ppd_atari").make_nature_cnn((4, 84, 84), (32, 64, 64), 512)
     network, actor, critic = nn.Sequential(*cnn[0], cnn[1], cnn[2]), mlp(512, 6), mlp(512, 1)
     torch.save(named(network=network) | named(actor=actor[0], critic=critic[0]), path)
     frames = torch.randint(256, (64, 4, 84, 84), dtype=torch.uint8)
@@ -345,8 +344,7 @@ def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch):
     shutil.copy("hopper.safetensors", "whole.safetensors")
     teacher, header = ppd.load_mujoco_agent("hopper.safetensors")
     teacher.critic = None
-    texts = {name: json.dumps(value) for name, value in header.items()}
-    save_file(teacher.state_dict(), "hopper.safetensors", texts)
+    save_agent(teacher, "hopper.safetensors", header)
     capsys.readouterr()
     for name in ("student_distill", "teacher_distill"):
         assert run_main(load(name), ["mujoco", *quick, "--run-dir", name], monkeypatch) == 2
@@ -394,7 +392,7 @@ def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
 def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    header = {"format": "ppd-agent-1", "suite": suite, "env_id": "any", "size": "nature"}
+    header = {"format": "ppd-agent-2", "suite": suite, "env_id": "any", "size": "nature"}
     header |= {"seed": 1, "steps": 0, "deterministic": True}
     if suite == "cartpole":
         bounds = torch.zeros(2, dtype=torch.int8), torch.ones(2, dtype=torch.int8)
@@ -406,8 +404,7 @@ def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
         agent = load(f"ppd_{suite}").PixelAgent(shape, actions, "nature")
         obs = torch.randint(256, (5, *shape), dtype=torch.uint8)
     header["script"] = f"ppd_{header['suite']}"
-    texts = {name: json.dumps(value) for name, value in header.items()}
-    save_file(agent.state_dict(), tmp_path / "agent.safetensors", texts)
+    save_agent(agent, tmp_path / "agent.safetensors", header)
     command = ["export", tmp_path / "agent.safetensors", "--out", tmp_path / "agent.onnx"]
     assert run_main(convert, command, monkeypatch) == 0
     session = onnxruntime.InferenceSession(tmp_path / "agent.onnx")

@@ -22,14 +22,14 @@ from helpers import (
 )
 
 # Limits in lines; each is a promise to a reader, to be lowered and never raised.
-SCRIPT_LINES, BASELINE_LINES = 860, 1170
-LSTM_LINES = 964
+SCRIPT_LINES, BASELINE_LINES = 845, 1140
+LSTM_LINES = 957
 TRAIN_LINES, FIRST_LOSS_BY, TRAIN_ENDS_BY = 130, 130, 340
 NEIGHBOURS_DIFFER = 120
 
 EXCEPTIONS = {"Args", "MujocoArgs", "AtariArgs", "ProcgenArgs", "train", "main"}
 # Torch's own is right for Gaussians; one for categoricals must mind what underflows.
-EXCEPTIONS |= {"kl_divergence"}
+EXCEPTIONS |= {"policy_kl"}
 # Fields that are of the suite, and those whose value the paper gives for each script.
 EXCEPTIONS |= {"env_id", "device", "torch_threads", "size", "student_size", "eval_every"}
 EXCEPTIONS |= {"num_steps", "gamma", "ent_coef"}

@@ -20,8 +20,8 @@ ALL_LEVELS = 2**31 - 1
 
 
 def make_envs(game="coinrun", num_envs=4, num_levels=200, start_level=0, num_threads=1, **options):
-    levels = num_levels, start_level
-    return script.ProcgenVectorEnv(game, num_envs, *levels, "easy", num_threads, **options)
+    args = script.Args(env_id=game, num_levels=num_levels, start_level=start_level)
+    return script.ProcgenVectorEnv(args, num_envs, num_threads, **options)
 
 
 def make_plain(game="coinrun", num_envs=4, seed=3, **options):
@@ -144,7 +144,7 @@ def test_unseen_levels_are_all_the_others():
     for game in GAMES:
         args, kinds = script.Args(env_id=game, num_levels=half), {}
         for kind in ("training", "unseen"):
-            envs = script.make_procgen_envs(args, 64, 1, kind)
+            envs = script.ProcgenVectorEnv(args, 64, 1, kind)
             envs.reset(seed=0)
             kinds[kind] = level_seeds(envs)
             envs.close()
@@ -158,15 +158,15 @@ def test_unseen_levels_are_all_the_others():
 
 def test_the_last_training_level_and_the_first_unseen_one():
     args = script.Args(num_levels=3, start_level=7)
-    envs = script.make_procgen_envs(args, 64, 1)
+    envs = script.ProcgenVectorEnv(args, 64, 1)
     envs.reset(seed=0)
     assert set(level_seeds(envs)) == {7, 8, 9}
-    unseen = script.make_procgen_envs(args, 64, 1, "unseen")
+    unseen = script.ProcgenVectorEnv(args, 64, 1, "unseen")
     assert unseen.options["start_level"] == 10
     assert unseen.options["start_level"] + unseen.options["num_levels"] == ALL_LEVELS
     envs.close()
     args = script.Args(start_level=ALL_LEVELS - 3, num_levels=2)  # one unseen level is left
-    envs = script.make_procgen_envs(args, 8, 1, "unseen")
+    envs = script.ProcgenVectorEnv(args, 8, 1, "unseen")
     envs.reset(seed=0)
     assert set(level_seeds(envs)) == {ALL_LEVELS - 1}
     envs.close()
@@ -176,7 +176,6 @@ def test_the_last_training_level_and_the_first_unseen_one():
 def test_evaluation_never_sees_a_training_level(name, monkeypatch, tmp_path):
     """Every level of a whole run, and the scores come from the games that they name."""
     script, seen = load(name), {}
-    shorten_episodes(script, "procgen", monkeypatch)
     step, reset = script.ProcgenVectorEnv.step, script.ProcgenVectorEnv.reset
 
     def look(envs):
@@ -194,6 +193,7 @@ def test_evaluation_never_sees_a_training_level(name, monkeypatch, tmp_path):
 
     monkeypatch.setattr(script.ProcgenVectorEnv, "step", watched_step)
     monkeypatch.setattr(script.ProcgenVectorEnv, "reset", watched_reset)
+    shorten_episodes(script, "procgen", monkeypatch)  # the name is a function from here on
     changes = {"num_levels": 50, "start_level": 1000, "episodes": 6, "eval_every": 128}
     args = make_args(script, "procgen", tmp_path / "run", **changes)
     result = script.train(args)
@@ -233,7 +233,7 @@ def test_nothing_is_imported_before_a_game_is_made_and_no_banner_is_seen():
     import sys
     import ppo_teacher_procgen as script
     assert "procgen" not in sys.modules and "gym" not in sys.modules
-    script.ProcgenVectorEnv("coinrun", 1, 200, 0, "easy", 1).reset(seed=1)
+    script.ProcgenVectorEnv(script.Args(), 1, 1).reset(seed=1)
     assert "gym" in sys.modules
     """
     found = run_python(code)

@@ -114,7 +114,7 @@ def test_film_refuses_in_one_line(arguments, monkeypatch, capsys):
     [
         ([], "no checkpoint given"),
         (["nowhere.safetensors"], "No such file"),
-        ([ROOT / "pyproject.toml"], "no agent of this project"),
+        ([ROOT / "pyproject.toml"], "no agent of this project and version"),
         (["nowhere.safetensors", "--episodes", "0"], "at least 1"),
         (["nowhere.safetensors", "--seed", "-1"], "--seed -1: must be from 0"),
     ],
@@ -135,7 +135,7 @@ def test_wrong_input_is_one_line_and_status_2(arguments, words, monkeypatch, cap
 def test_a_strange_checkpoint_is_one_line(changes, words, tmp_path, monkeypatch, capsys):
     """Each script has a UserError of its own."""
     path = tmp_path / "agent.safetensors"
-    header = {"format": "ppd-agent-1", "suite": "mujoco", "script": "ppo_teacher_mujoco"}
+    header = {"format": "ppd-agent-2", "suite": "mujoco", "script": "ppo_teacher_mujoco"}
     header |= {"env_id": "Hopper-v4", "seed": 1, "steps": 0, "deterministic": True}
     agent = make_teacher("mujoco", path)
     save_agent(agent, path, header | {"hidden_sizes": [5]} | changes)

@@ -29,7 +29,7 @@ def folder(tmp_path):
     """It has a shipped teacher of Hopper, seed 100, and no runs."""
     (tmp_path / "teachers").mkdir()
     teacher = tmp_path / "teachers" / "Hopper-v4.safetensors"
-    save_file({"weights": np.zeros(1)}, teacher, metadata={"seed": "100"})
+    save_file({"weights": np.zeros(1)}, teacher, metadata={"header": '{"seed": 100}'})
     return tmp_path
 
 

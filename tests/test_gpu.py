@@ -93,7 +93,7 @@ def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
 def save_teacher(script, suite: str, path) -> None:
     shape, actions = SHAPES[suite]
     agent = script.PixelAgent(shape, actions, "smaller")
-    header = {"format": "ppd-agent-1", "script": script.__name__, "suite": suite, "env_id": "any"}
+    header = {"format": "ppd-agent-2", "script": script.__name__, "suite": suite, "env_id": "any"}
     header |= {"size": "smaller", "seed": 1, "steps": 0, "deterministic": True}
     path.write_bytes(script.pack_agent(agent.state_dict(), header))
 

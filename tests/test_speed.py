@@ -41,7 +41,7 @@ def test_sb3_teacher_acts_and_values_as_ours(suite, tmp_path):
     path = ROOT / "teachers" / "Hopper-v4.safetensors"
     if suite != "mujoco":
         shape, actions = {"atari": ((4, 84, 84), 6), "procgen": ((3, 64, 64), 15)}[suite]
-        header = {"format": "ppd-agent-1", "suite": suite, "env_id": env_id, "size": "same"}
+        header = {"format": "ppd-agent-2", "suite": suite, "env_id": env_id, "size": "same"}
         header |= {"script": ppo.__name__, "seed": 1, "steps": 0, "deterministic": True}
         path = tmp_path / "agent.safetensors"
         agent = ppo.PixelAgent(shape, actions, "same")

@@ -1,6 +1,7 @@
 """Real short runs: they learn, repeat bitwise, and go on bitwise after a kill."""
 
 import atexit
+import json
 import os
 import random
 import re
@@ -421,9 +422,9 @@ def test_what_a_run_leaves(run, whole):
     assert {"torch", "numpy", "gymnasium"} <= result["versions"].keys()
     assert [step for step, *_ in result["evaluations"]] == list(range(128, total + 1, 128))
     with safe_open(folder / "agent.safetensors", framework="np") as file:
-        assert file.metadata()["script"] == f'"{name}"'
+        assert json.loads(file.metadata()["header"])["script"] == name
     _, header = getattr(script, f"load_{suite}_agent")(folder / "agent.safetensors")
-    promised = {"format": "ppd-agent-1", "script": name, "suite": suite, "seed": 100}
+    promised = {"format": "ppd-agent-2", "script": name, "suite": suite, "seed": 100}
     promised |= {"env_id": result["args"]["env_id"], "steps": total}
     promised |= {"deterministic": suite != "procgen"}
     assert promised.items() <= header.items()
