@@ -434,23 +434,43 @@ def import_teacher(args: Import) -> None:
 
 # ------------------------------------------------------------------------------- Export
 class Model(nn.Module):
-    """An agent as one function of raw observations: what it does, and its distribution."""
+    """An agent as one function of raw observations: what it does, and its distribution.
+
+    One with an LSTM takes its state as well, and gives the next in the distribution's place.
+    """
 
     def __init__(self, agent):
         super().__init__()
         self.agent = agent
         low = getattr(agent, "action_low", None)  # of a Box; without, or with integers: discrete
         self.discrete = low is None or not low.is_floating_point()
+        self.inputs, lstm = ["obs"], getattr(agent.actor, "lstm", None)
         self.names = ["action", "logits"] if self.discrete else ["action", "mean", "std"]
+        if lstm is not None:  # names and shapes are rsl_rl's
+            self.inputs, self.names = ["obs", "h_in", "c_in"], ["actions", "h_out", "c_out"]
+        self.width = lstm and lstm.hidden_size
 
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, …) to the likeliest action, (B,) or (B, A), and logits, or mean and std, (B, A)."""
-        agent = self.agent
-        outputs = agent.actor(agent.normalize(obs))
+    def start(self, batch: int) -> list[torch.Tensor]:
+        """The state in which episodes begin."""
+        return [torch.zeros(1, batch, self.width) for _ in self.inputs[1:]]
+
+    def forward(self, obs: torch.Tensor, h_in=None, c_in=None) -> tuple[torch.Tensor, ...]:
+        """(B, …) to the likeliest action, (B,) or (B, A), and logits, or mean and std, (B, A).
+
+        With an LSTM (B, …), h and c (1, B, H) to action, h and c.
+        """
+        agent, obs, state = self.agent, self.agent.normalize(obs), None
+        if hasattr(agent, "reset"):  # of ppd_mujoco_lstm.py, with an LSTM or without
+            state = None if h_in is None else torch.cat([h_in, c_in])
+            outputs, state = agent.actor(obs, state)
+        else:
+            outputs = agent.actor(obs)
         if self.discrete:
-            return outputs.argmax(-1), outputs
-        actions = outputs.clamp(agent.action_low, agent.action_high)
-        return actions, outputs, agent.log_std.exp().expand_as(outputs)
+            action, distribution = outputs.argmax(-1), [outputs]
+        else:
+            action = outputs.clamp(agent.action_low, agent.action_high)
+            distribution = [outputs, agent.log_std.exp().expand_as(outputs)]
+        return action, *(distribution if state is None else state.split(1))
 
 
 def read_header(path: str) -> dict:
@@ -460,7 +480,8 @@ def read_header(path: str) -> dict:
             header = json.loads(file.metadata()["header"])
         suites = ("mujoco", "atari", "procgen")
         scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-        if header["script"] not in [*scripts, "student_distill", "teacher_distill"]:
+        others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
+        if header["script"] not in [*scripts, *others]:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in suites:
             raise ValueError(f"its suite is {header['suite']}")
@@ -480,12 +501,21 @@ def sample_observations(agent, header: dict, count: int) -> torch.Tensor:
     return torch.randint(256, (count, *shape), dtype=torch.uint8)
 
 
-def microseconds(call, obs) -> float:
+def play(call, obs, state) -> list[np.ndarray]:
+    """What a model answers to some batches of observations, one after another: its outputs."""
+    answers = []
+    for batch in obs:
+        answers.append(call(batch, *state))
+        state = answers[-1][1:] if state else []
+    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+
+def microseconds(call, obs, state) -> float:
     """Median time of a call with one observation."""
     times = []
     for row in obs[:300]:
         start = time.perf_counter()
-        call(row[None])
+        call(row[None], *state)
         times.append(time.perf_counter() - start)
     return 1e6 * float(np.median(times))
 
@@ -501,18 +531,19 @@ def export_student(args: Export) -> None:
     check_folder(args.out)
     header = read_header(args.checkpoint)
     script, suite = importlib.import_module(header["script"]), header["suite"]
-    agent, _ = getattr(script, f"load_{suite}_agent")(args.checkpoint)
-    model = Model(
-        agent.float()
-    ).eval()  # the statistics too, which are rounded before they are used
+    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else suite
+    agent, _ = getattr(script, f"load_{kind}_agent")(args.checkpoint)
+    agent.float()  # the statistics too, which are rounded before they are used
+    model = Model(agent).eval()
     torch.set_num_threads(1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # misses torchvision, which is not used
     obs = sample_observations(agent, header, 1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        sizes = [{0: "batch"}, *({1: "batch"} for _ in model.start(2))]
         program = torch.onnx.export(
-            model, (obs[:2],), dynamo=True, opset_version=18, verbose=False,
-            input_names=["obs"], output_names=model.names, dynamic_shapes=[{0: "batch"}],
+            model, (obs[:2], *model.start(2)), dynamo=True, opset_version=18, verbose=False,
+            input_names=model.inputs, output_names=model.names, dynamic_shapes=sizes,
         )  # fmt: skip
     proto = program.model_proto
     for name, value in header.items():
@@ -522,21 +553,25 @@ def export_student(args: Export) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    run = lambda *arrays: session.run(None, dict(zip(model.inputs, arrays, strict=True)))
+    arrays = lambda tensors: [tensor.numpy() for tensor in tensors]
+    batches = obs.unflatten(0, (10, 100))
     with torch.no_grad():
-        ours = [torch.cat(parts).numpy() for parts in zip(*map(model, obs.split(100)), strict=True)]
-        parts = [session.run(None, {"obs": batch.numpy()}) for batch in obs.split(100)]
-        theirs = [np.concatenate(part) for part in zip(*parts, strict=True)]
-        times = [microseconds(lambda row: session.run(None, {"obs": row}), obs.numpy())]
-        times.append(microseconds(model, obs))
+        ours = play(model, batches, model.start(100))
+        theirs = play(run, batches.numpy(), arrays(model.start(100)))
+        times = [microseconds(run, obs.numpy(), arrays(model.start(1)))]
+        times.append(microseconds(model, obs, model.start(1)))
     checks = []
     for name, a, b in zip(model.names, ours, theirs, strict=True):
         difference, size = abs(a - b).max(), abs(a).max()
         checks.append(f"{name} {difference:.1e} (of up to {size:.3g})")
         # Of two logits that are all but equal either may be the greater one.
-        if name != "action" and not difference <= 1e-5 * max(size, 1):
+        may_differ = name == "action" or name == "actions" and model.discrete
+        if not (may_differ or difference <= 1e-5 * max(size, 1)):
             raise UserError(f"{args.checkpoint}: ONNX differs: {checks[-1]}; nothing is written")
     script.write_file(Path(args.out), content)
-    print(f"{args.out}: {len(content) / 1e3:,.0f} kB; obs {obs.dtype} to {', '.join(model.names)}")
+    names = f"{', '.join(model.inputs)} to {', '.join(model.names)}"
+    print(f"{args.out}: {len(content) / 1e3:,.0f} kB; {obs.dtype} {names}")
     print(f"largest difference from the agent, {len(obs):,} observations: {', '.join(checks)}")
     print(f"one observation: onnxruntime {times[0]:.0f} µs, torch {times[1]:.0f} µs (one thread)")
 

@@ -35,7 +35,6 @@ import warnings
 import zipfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -59,9 +58,7 @@ from tqdm import tqdm
 class Args:
     # Environment
     env_id: str = "Hopper-v4"  # the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer, each -v4
-    observe: str = (
-        "positions"  # what the student sees: positions, velocities, all, or 0,1,4 (places)
-    )
+    observe: str = "positions"  # what the student sees; or velocities, all, places as 0,1,4
     seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
     num_envs: int = 18  # environments stepped side by side, N (Table 3)
     num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
@@ -225,23 +222,14 @@ class MujocoAgent(nn.Module):
         return self.env_actions(dist.mode if deterministic else dist.sample())
 
 
-class PartialAgent(nn.Module):
-    """A student that sees part of the observation, and a critic; takes raw whole observations."""
-
-    normalize, distribution = MujocoAgent.normalize, MujocoAgent.distribution
-    env_actions = MujocoAgent.env_actions
+class PartialAgent(MujocoAgent):
+    """A student that sees part of the observation, and its critic; takes whole observations."""
 
     def __init__(self, action_low, action_high, obs_dim, observed, hidden_sizes, memory, critic):
-        super().__init__()
+        super().__init__(action_low, action_high, obs_dim, hidden_sizes)
         self.actor = PartialNetwork(observed, hidden_sizes, len(action_low), 0.01, memory)
-        self.log_std = nn.Parameter(torch.zeros(len(action_low)))
-        seen = (list(range(obs_dim)), "none") if critic == "full" else (observed, memory)
+        seen = (observed, memory) if critic == "student" else (range(obs_dim), "none")
         self.critic = PartialNetwork(seen[0], hidden_sizes, 1, 1.0, seen[1])
-        self.register_buffer("action_low", torch.as_tensor(action_low))
-        self.register_buffer("action_high", torch.as_tensor(action_high))
-        self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
-        self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
-        self.register_buffer("obs_clip", torch.tensor(10.0))
         self.reset()
 
     def forward(self, obs, states):
@@ -255,22 +243,20 @@ class PartialAgent(nn.Module):
         means = self.actor.sequences(obs, states[0], ended)
         return means, self.critic.sequences(obs, states[1], ended).squeeze(-1)
 
-    def reset(self, ended=None) -> None:
-        """Have `act` forget all episodes, or those that `ended` (B,)."""
-        if ended is None:
-            self.state = None
-        else:
-            self.state[:, ended] = 0
-
-    @torch.no_grad()
-    def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw observations (B, D) to actions (B, A), from them and all since `reset`."""
+    def policy(self, obs) -> Independent | OneHotCategorical:
+        """Raw (B, D) to π(· | h), h being these and all since `reset`: what `act` takes."""
         obs = self.normalize(obs)
         if self.state is None:
             self.state = obs.new_zeros(2, len(obs), self.actor.head.in_features)
         means, self.state = self.actor(obs, self.state)
-        dist = self.distribution(means)
-        return self.env_actions(dist.mode if deterministic else dist.sample())
+        return self.distribution(means)
+
+    def reset(self, ended=None) -> None:
+        """Forget all episodes, or those that `ended` (B,)."""
+        if ended is None:
+            self.state = None
+        else:
+            self.state[:, ended] = 0
 
 
 # ------------------------------------------------------------------------------- Training
@@ -292,15 +278,14 @@ def train(args: Args) -> dict:
     sizes = {"observed": find_observed(args.observe, args.env_id, obs_dim)}
     sizes |= {name: getattr(args, name) for name in ("hidden_sizes", "memory", "critic")}
     agent = PartialAgent(box.low, box.high, obs_dim, **sizes).to(args.device)
-    for name in ("obs_mean", "obs_var", "obs_clip"):  # the teacher's, frozen
+    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, frozen
         agent.get_buffer(name).copy_(teacher.get_buffer(name))
     student_envs = ForgettingEnvs(eval_envs, agent)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
     memory = nn.Module()  # of policy and critic in the running episodes; in checkpoints as well
-    width = args.hidden_sizes[-1]
-    memory.register_buffer("states", torch.zeros(2, 2, N, width, device=args.device))
+    memory.states = nn.Buffer(torch.zeros(2, 2, N, args.hidden_sizes[-1], device=args.device))
     header = {"suite": "mujoco", "observe": args.observe, **sizes, "deterministic": True}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     parts["memory"] = memory
@@ -354,16 +339,15 @@ def train(args: Args) -> dict:
             distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
         for _ in range(args.update_epochs):
             for mb in torch.randperm(N, device=args.device).split(max(1, args.minibatch_size // T)):
-                mb_first, mb_ended = first_states[:, :, mb], ended[:, mb]
-                mb_means, mb_values = agent.sequences(obs[:, mb], mb_first, mb_ended)
-                dist = agent.distribution(mb_means.flatten(0, 1))  # (M,), as all that follows
-                teacher_dist = teacher.distribution(teacher_means[:, mb].flatten(0, 1))
-                mb_actions, mb_logprobs = actions[:, mb].flatten(0, 1), logprobs[:, mb].flatten()
-                logratio = dist.log_prob(mb_actions) - mb_logprobs
+                before = first_states[:, :, mb]
+                mb_means, mb_values = agent.sequences(obs[:, mb], before, ended[:, mb])
+                dist = agent.distribution(mb_means)  # (T, M / T), as all that follows
+                teacher_dist = teacher.distribution(teacher_means[:, mb])
+                logratio = dist.log_prob(actions[:, mb]) - logprobs[:, mb]
                 ratio = logratio.exp()
-                mb_advantages = normalize_advantages(advantages[:, mb].flatten())
+                mb_advantages = normalize_advantages(advantages[:, mb].flatten()).view_as(ratio)
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(mb_values.flatten(), returns[:, mb].flatten())
+                v_loss = value_loss(mb_values, returns[:, mb])
                 entropy_loss = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
@@ -420,23 +404,19 @@ def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="r
 
 
 class PartialNetwork(nn.Module):
-    """Sees some places of an observation: linear layers, an LSTM or one more of them, a head."""
+    """An MLP that sees some places of an observation; its last hidden layer may be an LSTM."""
 
     def __init__(self, observed, hidden_sizes, outputs: int, gain: float, memory: str):
         super().__init__()
         self.register_buffer("observed", torch.tensor(observed), persistent=False)
-        *linear, width = hidden_sizes
-        sizes, layers = [len(observed), *linear], []
-        for inputs, hidden in pairwise(sizes):
-            layers += [init_layer(nn.Linear(inputs, hidden)), nn.ReLU()]
-        self.encoder, self.lstm = nn.Sequential(*layers), None
+        *layers, last, relu, head = make_mlp(len(observed), hidden_sizes, outputs, gain)
+        self.encoder, self.lstm = nn.Sequential(*layers, last, relu), None
         if memory == "lstm":
-            self.lstm = nn.LSTM(sizes[-1], width)
+            self.encoder = nn.Sequential(*layers)
+            self.lstm = nn.LSTM(last.in_features, last.out_features)
             for name, parameter in self.lstm.named_parameters():
                 nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
-        else:
-            self.encoder.extend([init_layer(nn.Linear(sizes[-1], width)), nn.ReLU()])
-        self.head = init_layer(nn.Linear(width, outputs), gain)
+        self.head = head
 
     def forward(self, obs, state):
         """One step: normalised (B, D) and the LSTM's state (2, B, H) to outputs and next state."""
@@ -792,17 +772,14 @@ def find_observed(observe: str, env_id: str, obs_dim: int) -> list[int]:
     # Gymnasium's observations begin with the positions; velocities, then forces follow.
     positions = {"Ant": 13, "HalfCheetah": 8, "Hopper": 5, "Humanoid": 22, "Swimmer": 3}
     count = (positions | {"Walker2d": 8}).get(env_id.split(":")[-1].split("-")[0])
-    if observe in ("positions", "velocities"):
-        if count is None:
-            raise UserError(f"--observe {observe}: unknown for {env_id}; give places, as 0,1,4")
-        return list(range(count) if observe == "positions" else range(count, obs_dim))
-    places = range(obs_dim) if observe == "all" else observe.split(",")
+    named = {"positions": range(count), "velocities": range(count, obs_dim)} if count else {}
+    named["all"] = range(obs_dim)
     try:
-        observed = sorted({range(obs_dim)[int(place)] for place in places})
+        places = named.get(observe) or [int(place) for place in observe.split(",")]
+        return sorted({range(obs_dim)[place] for place in places})
     except (ValueError, IndexError) as error:
-        few = f"positions, velocities, all, or places from 0 to {obs_dim - 1}, as 0,1,4"
-        raise UserError(f"--observe {observe}: give {few}") from error
-    return observed
+        choices = f"{', '.join(named)}, or places from 0 to {obs_dim - 1}, as 0,1,4"
+        raise UserError(f"--observe {observe}: for {env_id} give {choices}") from error
 
 
 def make_mujoco_env(env_id: str, **options) -> gym.Env:

@@ -235,6 +235,13 @@ def panels_of_pixels(grid: pd.DataFrame) -> list[Panel]:
     return panels
 
 
+def panels_of_partial(grid: pd.DataFrame) -> list[Panel]:
+    return [
+        Panel(f"{env_id}, positions alone", lines, {"teacher": 1}, "fraction")
+        for env_id, lines in stats.partial_groups(grid)
+    ]
+
+
 def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     """Figure → its panels, and how `draw` lays them out. No panels where there are no runs."""
     figures = {"hopper": (panels_of_the_readme(grid), 1, 7), "suites": (panels_of_suites(grid), 3)}
@@ -250,6 +257,7 @@ def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     games = [[env_id] for env_id in PIXEL_STEPS]
     figures["pixels_lambda"] = panels_of_lambda(grid, "pixels", games), 2, 4.6
     figures["gradient"] = (panels_of_gradient(grid),)
+    figures["partial"] = panels_of_partial(grid), 2, 4.6
     return figures
 
 

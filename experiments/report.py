@@ -120,6 +120,8 @@ def row_of_result(study: str, run_dir: Path, result: dict) -> dict:
     row |= {"study": study, "run": run_dir.name, "env_id": args["env_id"], "seed": args["seed"]}
     kind = result["script"].removesuffix(f"_{suite_of(row['env_id'])}")
     row["method"] = "teacher" if kind == "ppo_teacher" else kind.replace("_", "-")
+    if kind == "ppd_mujoco_lstm":
+        row["method"] = studies.partial_method(args)
     row["size"] = args.get("student_size") or args["size"]
     if "distill_lambda" in args:
         row["distill_lambda"] = float(args["distill_lambda"])

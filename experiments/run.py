@@ -46,7 +46,7 @@ class Args:
     suite: tuple[Literal["atari", "mujoco", "procgen"], ...] = ()  # only these suites
     env_id: tuple[str, ...] = ()  # only these environments
     seed: tuple[int, ...] = ()  # only these seeds
-    method: tuple[str, ...] = ()  # of teacher, teacher-distill, student-distill, ppd and sb3-ppo
+    method: tuple[str, ...] = ()  # only these, as teacher, ppd or, of partial, ppd-lstm
     size: tuple[str, ...] = ()  # only these of smaller, same and larger
     device: str | None = None  # the scripts' --device; cuda asks a cluster for a GPU per run
     cores: int = 1  # CPU cores of each run

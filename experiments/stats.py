@@ -135,6 +135,17 @@ def gradient_groups(grid: pd.DataFrame) -> list[tuple[str, dict[str, pd.DataFram
     return groups
 
 
+def partial_groups(grid: pd.DataFrame) -> list[tuple[str, dict[str, pd.DataFrame]]]:
+    """Environment and runs by student, of those that see positions alone."""
+    names = {"ppd-lstm": "PPD, LSTM", "distill-lstm": "distillation alone, LSTM"}
+    names |= {"ppo-lstm": "PPO, LSTM", "ppd-mlp": "PPD, no memory"}
+    runs = finished(grid[grid["study"] == "partial"]).replace({"method": names})
+    return [
+        (env_id, dict([*of_env.groupby("method", sort=False)]))
+        for env_id, of_env in runs.groupby("env_id", sort=False)
+    ]
+
+
 @dataclass
 class Aggregate:
     """Geometric interquartile mean over runs, and all that a reader must know about it."""

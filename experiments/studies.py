@@ -31,6 +31,9 @@ SIGMA = 0.05  # of the noise on an imperfect teacher's parameters (Section 3)
 # seed 100, with noise of that seed, keeps a third to two thirds of its score: 0.39, 0.51, 0.46 and
 # 0.54 of it. (With the paper's σ: 0.03, less than nothing, 0.96 and 0.06.)
 MUJOCO_SIGMA = {"Ant-v4": 0.0175, "HalfCheetah-v4": 0.03, "Hopper-v4": 0.1, "Humanoid-v4": 0.03}
+# Students that see positions alone: the flags of ppd_mujoco_lstm.py that make each.
+PARTIAL = {"ppd-lstm": {}, "distill-lstm": {"pg-coef": 0}, "ppo-lstm": {"distill-lambda": 0}}
+PARTIAL |= {"ppd-mlp": {"memory": "none"}}
 LOG_STD_SHIFT = -2.0  # of teachers with as little noise as people's have: its σ times 0.14
 # Games that two cores can train, the steps of their teachers, and a σ that leaves such a teacher a
 # third to two thirds of its score.
@@ -43,13 +46,20 @@ def suite_of(env_id: str) -> str:
     return "atari" if env_id in ATARI else "procgen" if env_id in PROCGEN else "mujoco"
 
 
+def partial_method(args: dict) -> str | None:
+    """Which of `PARTIAL` the arguments of a run of ppd_mujoco_lstm.py make; None: another one."""
+    default = {"observe": "positions", "memory": "lstm", "pg-coef": 1, "distill-lambda": 1}
+    given = {name: args[name.replace("-", "_")] for name in default}
+    return next((m for m, options in PARTIAL.items() if default | options == given), None)
+
+
 def plain_name(env_id: str) -> str:
     return env_id.removesuffix("NoFrameskip-v4")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: `method` is teacher, ppd, student-distill, teacher-distill or sb3-ppo."""
+    """One training run: `method` is teacher, sb3-ppo, one of `METHODS` or one of `PARTIAL`."""
 
     study: str
     env_id: str
@@ -85,7 +95,7 @@ class Run:
     @property
     def key(self) -> dict:
         """What tells it from all other runs: the first columns of runs.csv."""
-        is_ppd = self.method == "ppd"
+        is_ppd = self.method == "ppd" or self.method in PARTIAL
         key = {"study": self.study, "env_id": self.env_id, "method": self.method, "size": self.size}
         key["distill_lambda"] = float(self.options.get("distill-lambda", 1)) if is_ppd else None
         key["ratio_gradient"] = "no-ratio-gradient" not in self.options if is_ppd else None
@@ -131,6 +141,8 @@ class Run:
             return ["experiments/sb3_ppo.py"]
         if self.method in ("teacher-distill", "student-distill"):
             return [f"{self.method.replace('-', '_')}.py", self.suite]
+        if self.method in PARTIAL:
+            return ["ppd_mujoco_lstm.py"]
         return [f"{'ppo_teacher' if self.method == 'teacher' else 'ppd'}_{self.suite}.py"]
 
     def flags(self, teacher: Path | None = None) -> list[str]:
@@ -236,6 +248,16 @@ def pixels() -> list[Run]:
     return runs
 
 
+def partial() -> list[Run]:
+    """Not in the paper: students that see positions alone, all from the teacher of seed 100."""
+    runs = []
+    grid = product(("Hopper-v4", "HalfCheetah-v4"), PARTIAL.items(), SEEDS[:3])
+    for env_id, (method, options), seed in grid:
+        teacher = teacher_run(env_id, 100)
+        runs.append(Run("partial", env_id, method, seed, options=options, taught_by=teacher))
+    return runs
+
+
 def vary_lambda(study: str, envs: tuple[str, ...], weights: tuple[float, ...]) -> list[Run]:
     runs = []
     for env_id, weight, seed in product(envs, weights, SEEDS):
@@ -258,6 +280,7 @@ STUDIES = {
     "sb3-ppo": sb3_ppo,
     "gradient": gradient,
     "pixels": pixels,
+    "partial": partial,
 }
 
 

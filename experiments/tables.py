@@ -296,6 +296,22 @@ def table_pixels(grid, points):
     return "Frames at the scale of two cores", PIXELS_NOTE, header, rows
 
 
+def table_partial(grid, points):
+    rows = []
+    for env_id, students in stats.partial_groups(grid):
+        for name, runs in students.items():
+            score, area = (with_error(runs, column) for column in ("fraction", "area"))
+            facts = [env_id, name, seeds_of(runs), mean_score(runs)]
+            rows.append([*facts, score, steps_to_90_percent(runs), area])
+    header = ["environment", "student", "seeds", "score", "of the teacher's score"]
+    text = (
+        "Students of `ppd_mujoco_lstm.py`; distillation alone: `--pg-coef 0`, PPO: λ = 0. All have "
+        f"the teachers of seed 100, which see velocities as well. {ERROR_NOTE} {STEPS_NOTE} Area: "
+        "mean of the evaluations on the way, over the teacher's score."
+    )
+    return "Students that see positions alone", text, [*header, "steps to 90 % of it", "area"], rows
+
+
 def table_runs(grid, points):
     """Where every number comes from: hours, commits, machines and the command, by environment."""
     rows = []
@@ -328,8 +344,7 @@ TABLES = {
     "lambda": lambda grid, _: table_lambda(grid, "lambda"),
     "lambda_mujoco": lambda grid, _: table_lambda(grid, "lambda-mujoco"),
     "steps_to_90_percent": table_steps, "sb3_ppo": table_sb3, "gradient": table_gradient,
-    "pixels": table_pixels,
-    "runs": table_runs, "missing": table_missing,
+    "pixels": table_pixels, "partial": table_partial, "runs": table_runs, "missing": table_missing,
 }  # fmt: skip
 
 

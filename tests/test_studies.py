@@ -4,11 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.studies import STUDIES, all_runs, narrow
+from experiments.studies import STUDIES, all_runs, narrow, partial_method
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"teachers": 100, "sizes": 855, "imperfect": 120, "lambda": 80, "ppo-baseline": 40}
 COUNTS |= {"imperfect-mujoco": 60, "lambda-mujoco": 50, "sb3-ppo": 10, "gradient": 88, "pixels": 11}
+COUNTS |= {"partial": 24}
 
 
 def test_number_of_runs_and_folders():
@@ -41,6 +42,30 @@ def test_students_learn_from_the_teacher_of_their_seed_or_of_seed_100():
     assert " ".join(quiet.corruption) == f"--log-std-shift -2 --seed 100 --out {made}"
     noisy = narrow(ant["gradient"], sigma=[0.0175])[0].teacher
     assert noisy.name == "Ant-v4__sigma-0.0175__100.safetensors"
+
+
+def test_partial_has_three_seeds_of_four_students_in_two_environments():
+    runs = STUDIES["partial"]()
+    methods = {"ppd-lstm": "", "distill-lstm": "pg-coef 0", "ppo-lstm": "distill-lambda 0"}
+    methods |= {"ppd-mlp": "memory none"}
+    assert {(r.env_id, r.method, r.seed) for r in runs} == {
+        (env_id, method, seed)
+        for env_id in ("Hopper-v4", "HalfCheetah-v4")
+        for method in methods
+        for seed in (100, 200, 300)
+    }
+    for run in narrow(runs, env_id=["Hopper-v4"], seed=[200]):
+        flag = methods[run.method]
+        teacher = "runs/teachers/Hopper-v4__teacher__same__100/agent.safetensors"
+        folder = f"Hopper-v4__{run.method}__same{flag and '__'}{flag.replace(' ', '-')}__200"
+        assert " ".join([*run.script, *run.flags()]) == (
+            "ppd_mujoco_lstm.py --env-id Hopper-v4 --seed 200 --student-size same --teacher "
+            f"{teacher} {flag and f'--{flag} '}--run-dir runs/partial/{folder}"
+        )
+        default = {"observe": "positions", "memory": "lstm", "pg_coef": 1.0, "distill_lambda": 1.0}
+        given = {name.replace("-", "_"): value for name, value in run.options.items()}
+        assert partial_method(default | given) == run.method
+    assert partial_method(default | {"observe": "velocities"}) is None
 
 
 def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
