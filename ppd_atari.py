@@ -595,10 +595,13 @@ class Run:
 
     def finish(self, score: dict, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
-        short = {name: score[name] for name in score if name not in ("returns", "lengths")}
-        self.header, self.saved = self.header | {"score": short}, time.monotonic()
+        facts |= {"score": score}
+        for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
+            short = {k: v for k, v in facts[name].items() if k not in ("returns", "lengths")}
+            self.header = self.header | {name: short}
+        self.saved = time.monotonic()
         self.save()
-        facts |= {"script": self.script, "args": asdict(self.args), "score": score, **self.history}
+        facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
         for package in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen-mirror"):
             with suppress(importlib.metadata.PackageNotFoundError):
