@@ -286,7 +286,8 @@ def table_pixels(grid, points):
         policy = f"ppd, λ = {weight:g}" if method == "ppd" else method
         policy += f", from a teacher with σ = {sigma:g}" if sigma else ""
         cells = [mean_score(group), with_error(group), mean_score(group, "score_training")]
-        cells += [mean_fraction(group, "fraction_training"), steps_to_90_percent(group)]
+        steps = "–" if method == "teacher" else steps_to_90_percent(group)
+        cells += [mean_fraction(group, "fraction_training"), steps]
         theirs = dict(zip(("teacher", *METHODS), paper.TABLE_5[env_id], strict=False))
         as_in_the_paper = sigma == 0 and (np.isnan(weight) or weight == 1)
         paper_cell = number(theirs[method]) if as_in_the_paper else "–"

@@ -1,11 +1,14 @@
 """In bfloat16 a network acts as it does in float32, in both suites of frames, on a CPU too."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import ppd_atari
 import ppd_procgen
 
+TEACHER = Path(__file__).parents[1] / "teachers" / "coinrun.safetensors"
 SHAPES = {ppd_atari: ((4, 84, 84), 6), ppd_procgen: ((3, 64, 64), 15)}
 
 
@@ -24,3 +27,19 @@ def test_probabilities_agree(script, size):
     assert (low - plain).abs().max() < 0.02 < plain.max() - plain.min()
     agent.bfloat16 = False
     assert torch.equal(agent.policy(obs).probs, plain)
+
+
+def test_the_shipped_teacher_acts_alike():
+    agent, header = ppd_procgen.load_procgen_agent(TEACHER)
+    envs = ppd_procgen.ProcgenVectorEnv(ppd_procgen.Args(env_id=header["env_id"]), 16, 1)
+    torch.manual_seed(0)
+    obs, _ = envs.reset(seed=0)
+    differences = []
+    for _ in range(50):
+        agent.bfloat16 = False
+        plain = agent.policy(obs).probs
+        agent.bfloat16 = True
+        differences.append((agent.policy(obs).probs - plain).abs().max().item())
+        obs = envs.step(agent.act(obs, deterministic=False))[0]
+    envs.close()
+    assert 0 < max(differences) < 0.02
