@@ -165,21 +165,21 @@ class PixelAgent(nn.Module):
         self.critic = make_cnn(size, obs_shape, 1, 1.0)
         self.bfloat16 = False  # a setting of a run, not of its checkpoint
 
-    def normalize(self, obs) -> torch.Tensor:
+    def normalize(self, obs, bfloat16: bool = False) -> torch.Tensor:
         """Raw frames (B, C, H, W) to 0…1, a pixel's channels side by side: fastest to convolve."""
         obs = torch.as_tensor(obs, device=self.critic[1].bias.device)
-        return obs.to(torch.float32, memory_format=torch.channels_last) / 255
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        return obs.to(dtype, memory_format=torch.channels_last) / 255
 
-    def run(self, network: nn.Module, obs) -> torch.Tensor:
-        """Raw frames through the actor or the critic; float32, whatever is inside."""
-        frames = self.normalize(obs)
+    def run(self, network: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+        """Frames of 0…1 through the actor or the critic; float32, whatever is inside."""
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.bfloat16):
             outputs = network(frames)
         return outputs.to(torch.float32, copy=True)  # a CUDA graph overwrites its own outputs
 
     def logits(self, obs) -> torch.Tensor:
         """Raw frames (B, C, H, W) to logits (B, A) of the policy."""
-        return self.run(self.actor, obs)
+        return self.run(self.actor, self.normalize(obs, self.bfloat16))
 
     def distribution(self, logits: torch.Tensor) -> Categorical:
         """(B, A) to a categorical distribution whose log_prob, entropy and KL are (B,)."""
@@ -191,7 +191,7 @@ class PixelAgent(nn.Module):
 
     def value(self, obs) -> torch.Tensor:
         """Raw frames (B, C, H, W) to V(s), (B,)."""
-        return self.run(self.critic, obs).squeeze(-1)
+        return self.run(self.critic, self.normalize(obs, self.bfloat16)).squeeze(-1)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
         """Actions (B,), as the environment takes them."""
@@ -285,14 +285,14 @@ def train(args: Args) -> dict:
             distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
         for _ in range(args.update_epochs):
             for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
-                mb_obs = b_obs[mb]
-                dist = agent.policy(mb_obs)
+                frames = agent.normalize(b_obs[mb], args.bfloat16)  # once for both networks
+                dist = agent.distribution(agent.run(agent.actor, frames))
                 teacher_dist = teacher.distribution(b_teacher_logits[mb])
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.value(mb_obs), b_returns[mb])
+                v_loss = value_loss(agent.run(agent.critic, frames).squeeze(-1), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)

@@ -179,8 +179,12 @@ def method(name: str) -> str:
     train = definitions(read(name))["train"]
     train = train[train.index("scaled_rewards =") : train.index("optimizer.step()")]
     for mujoco, pixels in [
-        ("agent.distribution(agent.actor(mb_obs))", "agent.policy(mb_obs)"),
-        ("agent.critic(mb_obs).squeeze(-1)", "agent.value(mb_obs)"),
+        (
+            "mb_obs = b_obs[mb]",
+            "frames = agent.normalize(b_obs[mb], args.bfloat16)  # once for both networks",
+        ),
+        ("agent.actor(mb_obs)", "agent.run(agent.actor, frames)"),
+        ("agent.critic(mb_obs)", "agent.run(agent.critic, frames)"),
         ("b_teacher_means", "b_teacher_logits"),
     ]:
         train = train.replace(mujoco, pixels)
