@@ -239,6 +239,8 @@ def run_study(args: Args) -> int:
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C
+    if args.dry_run:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may have read enough
     try:
         sys.exit(run_study(args))
     except UserError as error:

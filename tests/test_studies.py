@@ -82,3 +82,13 @@ def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
         f"python student_distill.py atari {student}{folder.format('student-distill')}",
         f"python ppd_atari.py {student}{folder.format('ppd')}",
     ]
+
+
+def test_a_list_of_commands_may_be_read_in_part():
+    """As `| head` does; a list that fits no pipe."""
+    command = [sys.executable, "-m", "experiments.run", "sizes", "--dry-run"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline().startswith("python teacher_distill.py atari")
+        process.stdout.close()
+        assert process.stderr.read() == ""
