@@ -29,6 +29,15 @@ def test_probabilities_agree(script, size):
     assert torch.equal(agent.policy(obs).probs, plain)
 
 
+@pytest.mark.parametrize("script", SHAPES, ids=lambda script: script.__name__)
+def test_frames_are_the_same_numbers(script):
+    """As if they had been divided in float32: what a run computes does not depend on where."""
+    frames = torch.arange(256, dtype=torch.uint8).view(4, 4, 4, 4)
+    agent = script.PixelAgent(*SHAPES[script], "smaller")
+    assert agent.normalize(frames).dtype == torch.float32
+    assert torch.equal(agent.normalize(frames, True), agent.normalize(frames).bfloat16())
+
+
 def test_the_shipped_teacher_acts_alike():
     agent, header = ppd_procgen.load_procgen_agent(TEACHER)
     envs = ppd_procgen.ProcgenVectorEnv(ppd_procgen.Args(env_id=header["env_id"]), 16, 1)
