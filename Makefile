@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
 PY := .venv/bin/python
 
-.PHONY: demo demo-procgen test test-all copies lint clean
+.PHONY: demo demo-atari demo-procgen test test-all copies lint clean
 
 .venv/installed: requirements.txt
 	@test -x $(PY) || $(PYTHON) -m venv .venv
@@ -18,8 +18,11 @@ demo: .venv/installed  ## distil the shipped Hopper teacher into a larger studen
 	@$(PY) ppd_mujoco.py --env-id Hopper-v4 --student-size larger --total-timesteps 500000 \
 		--eval-every 100000 --episodes 20
 
+demo-atari: .venv/installed  ## distil the shipped CrazyClimber teacher into a new student: about five minutes
+	@$(PY) ppd_atari.py --total-timesteps 40000 --eval-every 0 --episodes 10
+
 demo-procgen: .venv/installed  ## distil the shipped coinrun teacher into a smaller student: about five minutes
-	@$(PY) ppd_procgen.py --student-size smaller --total-timesteps 200000 --eval-every 100000
+	@$(PY) ppd_procgen.py --total-timesteps 200000 --eval-every 100000
 
 test: .venv/installed-dev  ## everything that CI runs: minutes on two cores, no GPU
 	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .

@@ -1,8 +1,8 @@
 """Proximal Policy Distillation (PPD) on Atari: a student learns from a teacher and from reward.
 
+    python ppd_atari.py                              # from the shipped CrazyClimber teacher
     python ppd_atari.py --env-id PongNoFrameskip-v4 --teacher runs/<run>/agent.safetensors
-    python ppd_atari.py --student-size smaller --bfloat16 --teacher PATH     # for a CPU
-    python ppd_atari.py --resume runs/<run>            # go on where a run stopped
+    python ppd_atari.py --resume runs/<run>          # go on where a run stopped
 
 Algorithm 1 of "Proximal Policy Distillation" (Spigler, TMLR 2025): PPO on the student's own
 rollouts, and a KL term, weighted with the clipped importance ratio, that keeps it near the teacher:
@@ -52,7 +52,7 @@ from tqdm import tqdm
 @dataclass
 class Args:
     # Environment
-    env_id: str = "PongNoFrameskip-v4"  # ale-py's games; those of the paper are in `score_games`
+    env_id: str = "CrazyClimberNoFrameskip-v4"  # or another of ale-py's; paper: `score_games`
     frame_skip: int = 4  # frames for which an action is held; the paper's text says 1, its code 4
     seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
     num_envs: int = 18  # environments stepped side by side, N (Table 3)
@@ -78,7 +78,7 @@ class Args:
 
     # Distillation
     teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
-    student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
+    student_size: Literal["smaller", "smaller-text", "same", "larger"] = "smaller"  # see `make_cnn`
     distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
     distill_lambda_final: float | None = None  # λ at the end, reached linearly; unset: constant
     ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)

@@ -1,8 +1,8 @@
 """Proximal Policy Distillation (PPD) on Procgen: a student learns from a teacher and from reward.
 
-    python ppd_procgen.py                                     # from the shipped coinrun teacher
-    python ppd_procgen.py --student-size smaller --bfloat16   # the same for a CPU
-    python ppd_procgen.py --resume runs/<run>                 # go on where a run stopped
+    python ppd_procgen.py                          # from the shipped coinrun teacher
+    python ppd_procgen.py --student-size larger    # a larger network than the teacher's, for a GPU
+    python ppd_procgen.py --resume runs/<run>      # go on where a run stopped
 
 Algorithm 1 of "Proximal Policy Distillation" (Spigler, TMLR 2025): PPO on the student's own
 rollouts, and a KL term, weighted with the clipped importance ratio, that keeps it near the teacher:
@@ -80,7 +80,7 @@ class Args:
 
     # Distillation
     teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
-    student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
+    student_size: Literal["smaller", "smaller-text", "same", "larger"] = "smaller"  # see `make_cnn`
     distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
     distill_lambda_final: float | None = None  # λ at the end, reached linearly; unset: constant
     ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)

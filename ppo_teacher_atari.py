@@ -52,7 +52,7 @@ from tqdm import tqdm
 @dataclass
 class Args:
     # Environment
-    env_id: str = "PongNoFrameskip-v4"  # ale-py's games; those of the paper are in `score_games`
+    env_id: str = "PongNoFrameskip-v4"  # or another of ale-py's; paper: `score_games`
     frame_skip: int = 4  # frames for which an action is held; the paper's text says 1, its code 4
     seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
     num_envs: int = 18  # environments stepped side by side, N (Table 3)

@@ -1,7 +1,7 @@
 """Student-distill: the student acts, and learns to do and to value what its teacher would.
 
     python student_distill.py mujoco --env-id Hopper-v4
-    python student_distill.py procgen --student-size smaller --bfloat16    # or atari
+    python student_distill.py procgen                  # or atari; --bfloat16 where the CPU has it
     python student_distill.py mujoco --resume runs/<run>
 
 The baseline of "Proximal Policy Distillation" (Spigler, TMLR 2025), Algorithm 2, after "on-policy
@@ -103,13 +103,13 @@ class PixelArgs(Args):
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
     torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
     bfloat16: bool = False  # compute in bfloat16, on GPUs and AVX512-BF16 CPUs; scores: float32
-    student_size: Literal["smaller", "smaller-text", "same", "larger"] = "larger"  # see `make_cnn`
+    student_size: Literal["smaller", "smaller-text", "same", "larger"] = "smaller"  # see `make_cnn`
 
 
 @dataclass
 class AtariArgs(PixelArgs):
     suite = "atari"
-    env_id: str = "PongNoFrameskip-v4"  # ale-py's games; those of the paper are in `score_games`
+    env_id: str = "CrazyClimberNoFrameskip-v4"  # or another of ale-py's; paper: `score_games`
     frame_skip: int = 4  # frames for which an action is held; the paper's text says 1, its code 4
     eval_every: int = 200_000  # steps between evaluations of ten games; 0: none
     episodes: int = 50  # of the final score (Appendix A.3)

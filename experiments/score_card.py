@@ -13,6 +13,7 @@ from pathlib import Path
 TEACHERS = Path(__file__).parent.parent / "teachers"
 PAPER = {"Ant-v4": "3574", "HalfCheetah-v4": "6664", "Hopper-v4": "2510", "Humanoid-v4": "4540"}
 PAPER |= {"coinrun": "6.28; training levels 7.29"}
+PAPER |= {"CrazyClimberNoFrameskip-v4": "human-normalised 2.08"}
 HEAD = """# Trained teachers
 
 Each file is a complete policy for raw observations: load it as [docs/ppd.md](../docs/ppd.md) shows,
@@ -41,6 +42,8 @@ def row(result: dict) -> str:
     simulator = {"mujoco": "mujoco", "atari": "ale-py", "procgen": "procgen-mirror"}
     used = ("torch", "gymnasium", simulator[result["script"].removeprefix("ppo_teacher_")])
     score = score_text(result["score"], 2 if "score_training" in result else 1)
+    if "human_normalized" in result["score"]:
+        score += f"; human-normalised {result['score']['human_normalized']:.2f}"
     if "score_training" in result:
         score += f"; training levels {score_text(result['score_training'], 2)}"
     cells = [
@@ -69,7 +72,7 @@ def note(result: dict) -> str:
     if "size" not in deviations(result):
         return ""
     total = importlib.import_module(result["script"]).Args().total_timesteps
-    steps = f"{result['args']['total_timesteps'] / 1e6:g} of its {total / 1e6:g} M steps"
+    steps = f"{result['args']['total_timesteps'] / 1e6:.3g} of its {total / 1e6:g} M steps"
     env_id, size = result["args"]["env_id"], result["args"]["size"]
     return f"\n**{env_id}'s teacher is not the paper's: the {size} network (Table 4), {steps}.**\n"
 
