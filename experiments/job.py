@@ -131,6 +131,8 @@ class Job(Checkpointable):
         self.note(f"$ python {shlex.join(command)}")
         # Unbuffered, so that the log of a run that is killed ends where the run did.
         settings = {"OMP_NUM_THREADS": str(self.cores), "PYTHONUNBUFFERED": "1"}
+        # Linux' malloc keeps the memory of large activations, instead of a new one each layer.
+        settings |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
         settings |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
         with open(self.beside(".log"), "a") as log:
             process = subprocess.Popen(  # in a session of its own: Ctrl-C is the engine's

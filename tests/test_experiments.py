@@ -150,6 +150,7 @@ def test_each_worker_has_its_gpu_and_cores(folder, flags, variable, gpus):
     results = [json.loads(path.read_text()) for path in folder.glob("runs/brief/*/result.json")]
     assert {result["CUDA_VISIBLE_DEVICES"] for result in results} == gpus
     assert {result["OMP_NUM_THREADS"] for result in results} == {"3"}
+    assert {result["MALLOC_MMAP_MAX_"] for result in results} == {"0"}
 
 
 def test_a_run_in_other_hands_is_left_alone(tmp_path):
