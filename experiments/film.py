@@ -14,9 +14,10 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 import evaluate
+from experiments.studies import plain_name
 
 
 @dataclass
@@ -44,15 +45,14 @@ def film(path: str, args: Args) -> list[Image.Image]:
 
 
 def label(frame: np.ndarray, header: dict, width: int) -> Image.Image:
-    """A frame (H, W, 3) of that width, over its environment and score."""
-    picture = Image.fromarray(frame)
-    height = round(picture.height * width / picture.width)
-    panel = Image.new("RGB", (width, height + 20), "white")
-    panel.paste(picture.resize((width, height), Image.Resampling.LANCZOS))
-    text = header["env_id"]
+    """A frame (H, W, 3) in a square of that width, over its environment and score."""
+    resampling, size = Image.Resampling.LANCZOS, (width, width)
+    panel = Image.new("RGB", (width, width + 20), "white")
+    panel.paste(ImageOps.pad(Image.fromarray(frame), size, resampling, "white"))
+    text = plain_name(header["env_id"])
     if "score" in header:  # a run that was stopped has none yet
         text += f": {header['score']['mean']:.0f}"
-    ImageDraw.Draw(panel).text((width / 2, height + 10), text, "black", anchor="mm", font_size=12)
+    ImageDraw.Draw(panel).text((width / 2, width + 10), text, "black", anchor="mm", font_size=12)
     return panel
 
 
@@ -69,7 +69,7 @@ def main() -> None:
         sys.exit(2)
     pictures = []
     for panels in zip(*films, strict=True):
-        strip = Image.new("RGB", (args.width * len(panels), max(p.height for p in panels)), "white")
+        strip = Image.new("RGB", (args.width * len(panels), panels[0].height))
         for column, panel in enumerate(panels):
             strip.paste(panel, (column * args.width, 0))
         pictures.append(strip)

@@ -114,7 +114,7 @@ def shorten(value: float | None) -> float | None:
 
 def row_of_result(study: str, run_dir: Path, result: dict) -> dict:
     """Everything that a table needs of a run's result.json."""
-    args, teacher, score = result["args"], result.get("teacher", {}), result["score"]
+    args, teacher, score = result["args"], result.get("teacher") or {}, result["score"]
     facts = result | {name: teacher[name] for name in teacher if name.startswith("original_")}
     row = {name: facts[name]["mean"] for name in NUMBERS if isinstance(facts.get(name), dict)}
     row |= {"study": study, "run": run_dir.name, "env_id": args["env_id"], "seed": args["seed"]}

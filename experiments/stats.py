@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rliable import library, metrics
 
-from experiments.studies import PROCGEN, all_runs
+from experiments.studies import PROCGEN, all_runs, plain_name
 
 # Random play and a human (Badia et al., 2020).
 ATARI_BASES = {
@@ -131,7 +131,7 @@ def gradient_groups(grid: pd.DataFrame) -> list[tuple[str, dict[str, pd.DataFram
         }
         if len(forms["Equation 2"]) and len(forms["r detached"]):
             found = {form: members for form, members in forms.items() if len(members)}
-            groups.append((f"{env_id}, {size}{teacher}", found))
+            groups.append((f"{plain_name(env_id)}, {size}{teacher}", found))
     return groups
 
 
@@ -139,9 +139,12 @@ def partial_groups(grid: pd.DataFrame) -> list[tuple[str, dict[str, pd.DataFrame
     """Environment and runs by student, of those that see positions alone."""
     names = {"ppd-lstm": "PPD, LSTM", "distill-lstm": "distillation alone, LSTM"}
     names |= {"ppo-lstm": "PPO, LSTM", "ppd-mlp": "PPD, no memory"}
-    runs = finished(grid[grid["study"] == "partial"]).replace({"method": names})
+    runs = finished(grid[grid["study"] == "partial"])
+    as_in_the_paper = (runs["method"] != "ppo-lstm") & runs["ratio_gradient"].fillna(False)
+    students = runs["method"].map(names) + as_in_the_paper.map({True: ", Equation 2", False: ""})
+    runs = runs.assign(student=students)
     return [
-        (env_id, dict([*of_env.groupby("method", sort=False)]))
+        (env_id, dict([*of_env.groupby("student", sort=False)]))
         for env_id, of_env in runs.groupby("env_id", sort=False)
     ]
 

@@ -307,7 +307,8 @@ def table_partial(grid, points):
     header = ["environment", "student", "seeds", "score", "of the teacher's score"]
     text = (
         "Students of `ppd_mujoco_lstm.py`; distillation alone: `--pg-coef 0`, PPO: λ = 0. All have "
-        f"the teachers of seed 100, which see velocities as well. {ERROR_NOTE} {STEPS_NOTE} Area: "
+        "the teachers of seed 100, which see velocities as well, and the ratio detached "
+        f"(`--no-ratio-gradient`) but where Equation 2 is said. {ERROR_NOTE} {STEPS_NOTE} Area: "
         "mean of the evaluations on the way, over the teacher's score."
     )
     return "Students that see positions alone", text, [*header, "steps to 90 % of it", "area"], rows

@@ -85,11 +85,11 @@ def test_film_shows_checkpoints_side_by_side_in_real_time(run, tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["film", checkpoint, checkpoint, *flags])
     film.main()
     with Image.open(out) as pictures:
-        assert pictures.size == (120, 50)  # 60 x 30 and a line of text, twice
+        assert pictures.size == (120, 80)  # 60 x 30 in a square, and a line of text, twice
         shades = []
         for index in range(pictures.n_frames):
             pictures.seek(index)
-            shades.append(np.array(pictures.convert("L"))[:30].mean())
+            shades.append(np.array(pictures.convert("L"))[15:45].mean())
     assert len(shades) >= 6
     # Every fifth of 100 frames a second; from the fifth picture on, the last of the episode's 25.
     assert np.abs(np.array(shades) - [0, 50, 100, 150, 200, 240, 240, 240][: len(shades)]).max() < 4

@@ -48,13 +48,14 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
     if run.study == "partial":
         args |= {"observe": "positions", "memory": "lstm", "pg_coef": 1.0, "distill_lambda": 1.0}
         args |= {name.replace("-", "_"): value for name, value in run.options.items()}
+        args["ratio_gradient"] = run.key["ratio_gradient"]
     grid = range(1152, steps + 1, 1152)
     result = {"script": run.script[0].removesuffix(".py"), "args": args, "steps": steps}
     result |= {"score": {"mean": score, "standard_error": 1.0, "episodes": 50}, "warnings": []}
     result["curve"] = [[step, score * step / steps, 2] for step in grid]
     result["evaluations"] = [[step, score * step / steps, 1] for step in grid][::87]
     result |= {"seconds": 3600.0, "steps_per_second": 555.5, "git_commit": "abc"}
-    result["versions"] = {"python": "3.11", "torch": "2"}
+    result |= {"versions": {"python": "3.11", "torch": "2"}, "teacher": None}
     if teacher_score:
         result["teacher_score"] = {"mean": teacher_score, "standard_error": 2.0, "episodes": 50}
         if run.suite == "procgen":
@@ -152,8 +153,9 @@ def test_tables_of_imperfect_teachers_lambda_and_the_gradient(results):
     ours = cells(results / "pixels.md", "coinrun", "ppd, λ = 1, from a teacher with σ = 0.08")
     assert ours[:2] == ["6.00", "0.750 ± 0.125"]
     # 1.0, 1.1 and 1.2 of the teacher: evaluations, which grow in a straight line, reach 0.9 of it.
-    ours = cells(results / "partial.md", "Hopper-v4", "PPD, LSTM", "100, 200, 300")
-    assert ours[:2] == ["1100", "1.100 ± 0.058"] and ours[2].endswith(" M (3 of 3)")
+    for form in ("", ", Equation 2"):
+        ours = cells(results / "partial.md", "Hopper-v4", f"PPD, LSTM{form}", "100, 200, 300")
+        assert ours[:2] == ["1100", "1.100 ± 0.058"] and ours[2].endswith(" M (3 of 3)")
     ours = cells(results / "partial.md", "Hopper-v4", "PPO, LSTM", "100, 200, 300")
     assert ours[:3] == ["300", "0.300 ± 0.000", "never (0 of 3)"]
     assert "no memory" not in (results / "partial.md").read_text()  # of which there is no run

@@ -4,12 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.studies import STUDIES, all_runs, narrow, partial_method
+from experiments.studies import METHODS, STUDIES, all_runs, narrow, partial_method
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"teachers": 100, "sizes": 855, "imperfect": 120, "lambda": 80, "ppo-baseline": 40}
-COUNTS |= {"imperfect-mujoco": 60, "lambda-mujoco": 50, "sb3-ppo": 10, "gradient": 88, "pixels": 11}
-COUNTS |= {"partial": 24}
+COUNTS |= {
+    "imperfect-mujoco": 60,
+    "lambda-mujoco": 50,
+    "sb3-ppo": 10,
+    "gradient": 100,
+    "pixels": 19,
+}
+COUNTS |= {"partial": 30}
 
 
 def test_number_of_runs_and_folders():
@@ -44,28 +50,52 @@ def test_students_learn_from_the_teacher_of_their_seed_or_of_seed_100():
     assert noisy.name == "Ant-v4__sigma-0.0175__100.safetensors"
 
 
-def test_partial_has_three_seeds_of_four_students_in_two_environments():
+def test_partial_has_three_seeds_of_five_students_in_two_environments():
     runs = STUDIES["partial"]()
-    methods = {"ppd-lstm": "", "distill-lstm": "pg-coef 0", "ppo-lstm": "distill-lambda 0"}
-    methods |= {"ppd-mlp": "memory none"}
+    quiet = "--no-ratio-gradient"
+    students = {("ppd-lstm", quiet), ("distill-lstm", f"--pg-coef 0 {quiet}"), ("ppd-lstm", "")}
+    students |= {("ppo-lstm", "--distill-lambda 0"), ("ppd-mlp", f"--memory none {quiet}")}
     assert {(r.env_id, r.method, r.seed) for r in runs} == {
         (env_id, method, seed)
         for env_id in ("Hopper-v4", "HalfCheetah-v4")
-        for method in methods
+        for method, _ in students
         for seed in (100, 200, 300)
     }
+    teacher = "runs/teachers/Hopper-v4__teacher__same__100/agent.safetensors"
+    command = "ppd_mujoco_lstm.py --env-id Hopper-v4 --seed 200 --student-size same --teacher "
+    found = set()
     for run in narrow(runs, env_id=["Hopper-v4"], seed=[200]):
-        flag = methods[run.method]
-        teacher = "runs/teachers/Hopper-v4__teacher__same__100/agent.safetensors"
-        folder = f"Hopper-v4__{run.method}__same{flag and '__'}{flag.replace(' ', '-')}__200"
-        assert " ".join([*run.script, *run.flags()]) == (
-            "ppd_mujoco_lstm.py --env-id Hopper-v4 --seed 200 --student-size same --teacher "
-            f"{teacher} {flag and f'--{flag} '}--run-dir runs/partial/{folder}"
+        start, flags = " ".join([*run.script, *run.flags()]).split(f"{teacher} ")
+        flags, folder = flags.split("--run-dir runs/partial/")
+        found.add((run.method, flags.strip()))
+        name = "".join(
+            f"__{flag}"
+            for flag in flags.replace(" 0", "-0")
+            .replace(" none", "-none")
+            .replace("--", "")
+            .split()
         )
+        assert (start, folder) == (command, f"Hopper-v4__{run.method}__same{name}__200")
         default = {"observe": "positions", "memory": "lstm", "pg_coef": 1.0, "distill_lambda": 1.0}
         given = {name.replace("-", "_"): value for name, value in run.options.items()}
         assert partial_method(default | given) == run.method
+    assert found == students
     assert partial_method(default | {"observe": "velocities"}) is None
+
+
+def test_pixels_and_gradient_share_the_teacher_that_two_cores_trained():
+    for suite, weights in [("procgen", [0.0, 0.5, 1.0, 2.0, 5.0]), ("atari", [0.0, 1.0])]:
+        own, *students = narrow(STUDIES["pixels"](), suite=[suite])
+        sound = narrow(students, sigma=[0.0])
+        assert own.method == "teacher" and {s.method for s in students if s.sigma} == {*METHODS}
+        found = [s.key["distill_lambda"] for s in narrow(sound, method=["ppd"])]
+        assert sorted(found) == weights
+        both = narrow(STUDIES["gradient"](), suite=[suite])
+        assert sorted((r.seed, r.key["ratio_gradient"]) for r in both) == [
+            (seed, form) for seed in (100, 200, 300) for form in (False, True)
+        ]
+        for run in [*sound, *both]:
+            assert run.teacher == own.run_dir / "agent.safetensors" and "--bfloat16" in run.flags()
 
 
 def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
