@@ -89,7 +89,9 @@ def test_film_shows_checkpoints_side_by_side_in_real_time(run, tmp_path, monkeyp
         shades = []
         for index in range(pictures.n_frames):
             pictures.seek(index)
-            shades.append(np.array(pictures.convert("L"))[15:45].mean())
+            picture = np.array(pictures.convert("L"))
+            assert picture[:12].min() > 240 and picture[48:58].min() > 240  # not stretched to fit
+            shades.append(picture[15:45].mean())
     assert len(shades) >= 6
     # Every fifth of 100 frames a second; from the fifth picture on, the last of the episode's 25.
     assert np.abs(np.array(shades) - [0, 50, 100, 150, 200, 240, 240, 240][: len(shades)]).max() < 4
