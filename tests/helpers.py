@@ -194,12 +194,20 @@ def run_main(script: types.ModuleType, arguments, monkeypatch) -> int:
         return stop.code
 
 
-def run_python(code: str, *arguments) -> subprocess.Popen:
+class Process(subprocess.Popen):
+    """It ends with its `with` block, which would else wait for it, for ever after a failure."""
+
+    def __exit__(self, *exception) -> None:
+        self.kill()
+        super().__exit__(*exception)
+
+
+def run_python(code: str, *arguments) -> Process:
     """A new process that knows the scripts and the tests, in a group of its own."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     words = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
+    return Process(words, env=environment, start_new_session=True, **pipes)
 
 
 def read_result(run_dir) -> dict:

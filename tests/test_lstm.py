@@ -1,6 +1,5 @@
 """ppd_mujoco_lstm.py: what memory and a hidden part of the observation add to ppd_mujoco.py."""
 
-import subprocess
 import time
 
 import gymnasium as gym
@@ -217,7 +216,7 @@ def test_killed_and_resumed(tmp_path):
         set(),
         time.monotonic() + 100,
     )
-    with subprocess.Popen(helpers.command(script, "mujoco", stopped), cwd=tmp_path) as process:
+    with helpers.Process(helpers.command(script, "mujoco", stopped), cwd=tmp_path) as process:
         while len(seen) < 5 and process.poll() is None and time.monotonic() < deadline:
             if state.exists():
                 seen.add(state.stat().st_mtime_ns)

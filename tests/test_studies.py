@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers import Process
+
 from experiments.studies import METHODS, STUDIES, all_runs, narrow, partial_method
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +120,7 @@ def test_a_list_of_commands_may_be_read_in_part():
     """As `| head` does; a list that fits no pipe."""
     command = [sys.executable, "-m", "experiments.run", "sizes", "--dry-run"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+    with Process(command, cwd=ROOT, **pipes) as process:
         assert process.stdout.readline().startswith("python teacher_distill.py atari")
         process.stdout.close()
         assert process.stderr.read() == ""

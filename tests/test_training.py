@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from functools import cache
-from subprocess import Popen
 
 import helpers
 import numpy as np
@@ -118,7 +117,7 @@ def test_same_seed_same_run(run, whole, monkeypatch, tmp_path):
         assert_same_weights(whole(script, suite), tmp_path / "three")
 
 
-def start(script, suite, args) -> Popen:
+def start(script, suite, args) -> helpers.Process:
     """The script's own `main` in a new process (and group), with short episodes.
 
     It waits a little after each rollout, so that a test on busy cores is not too late to stop it.
