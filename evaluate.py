@@ -8,7 +8,7 @@ Whole episodes, raw returns, a fixed quota of episodes per environment slot; det
 on MuJoCo and Atari, sampled ones on Procgen (Appendix A.3). An Atari episode is a whole game, all
 lives; Procgen is played on unseen levels unless --levels says otherwise. With the default seed and
 number of episodes it repeats the final score of the run that wrote the checkpoint, number for
-number, on the same software and threads.
+number, on the same processor, software and threads.
 """
 
 import importlib

@@ -237,7 +237,8 @@ def train(args: Args) -> dict:
     header["deterministic"] = True
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     if run.step == 0:
-        print("teacher:", score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 games)")
+        print("teacher:", end=" ", flush=True)  # its games take minutes
+        print(score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 games)")
     run.start(header, parts, teacher_header)
 
     # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
@@ -321,7 +322,7 @@ def train(args: Args) -> dict:
             run.log_evaluation(evaluate(agent, eval_envs, 10, args.seed))
         run.save(args.save_every)
 
-    # The final score, by the paper's protocol.
+    run.bar.set_description("final score")  # by the paper's protocol
     score = score_games(args.env_id, evaluate(agent, eval_envs, args.episodes, args.seed))
     teacher_score = score_games(args.env_id, evaluate(teacher, eval_envs, args.episodes, args.seed))
     result = run.finish(score, teacher_score=teacher_score)

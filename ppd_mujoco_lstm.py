@@ -378,7 +378,7 @@ def train(args: Args) -> dict:
             run.log_evaluation(evaluate(agent, student_envs, 10, args.seed))
         run.save(args.save_every)
 
-    # The final score, by the paper's protocol.
+    run.bar.set_description("final score")  # by the paper's protocol
     score = evaluate(agent, student_envs, args.episodes, args.seed)
     teacher_score = evaluate(teacher, eval_envs, args.episodes, args.seed)
     result = run.finish(score, teacher_score=teacher_score)

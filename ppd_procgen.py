@@ -240,8 +240,8 @@ def train(args: Args) -> dict:
     header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     if run.step == 0:
-        score = evaluate(teacher, unseen, 20, args.seed, deterministic=False)
-        print(f"teacher on unseen levels: {score_text(score)} (20 episodes)")
+        print("teacher on unseen levels:", end=" ", flush=True)
+        print(score_text(evaluate(teacher, unseen, 20, args.seed, False)), "(20 episodes)")
     run.start(header, parts, teacher_header)
 
     # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them
@@ -321,7 +321,7 @@ def train(args: Args) -> dict:
                 run.log_evaluation(evaluate(agent, levels, 20, args.seed, False), kind)
         run.save(args.save_every)
 
-    # The final score, by the paper's protocol: sampled actions, unseen levels; and training levels.
+    run.bar.set_description("final score")  # the paper's: unseen levels, sampled; training levels
     protocol = args.episodes, args.seed, False
     score, score_training = (evaluate(agent, e, *protocol) for e in (unseen, training))
     teacher_score, teacher_training = (evaluate(teacher, e, *protocol) for e in (unseen, training))

@@ -280,7 +280,7 @@ def train(args: Args) -> dict:
             run.log_evaluation(evaluate(agent, eval_envs, 10, args.seed))
         run.save(args.save_every)
 
-    # The final score, by the paper's protocol.
+    run.bar.set_description("final score")  # by the paper's protocol
     score = score_games(args.env_id, evaluate(agent, eval_envs, args.episodes, args.seed))
     result = run.finish(score)
     print(f"{run.folder}: {game_score_text(score)} in {args.episodes} games")

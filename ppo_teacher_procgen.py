@@ -279,7 +279,7 @@ def train(args: Args) -> dict:
                 run.log_evaluation(evaluate(agent, levels, 20, args.seed, False), kind)
         run.save(args.save_every)
 
-    # The final score, by the paper's protocol: sampled actions, unseen levels; and training levels.
+    run.bar.set_description("final score")  # the paper's: unseen levels, sampled; training levels
     protocol = args.episodes, args.seed, False
     score, score_training = (evaluate(agent, e, *protocol) for e in (unseen, training))
     result = run.finish(score, score_training=score_training)

@@ -164,8 +164,8 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     trial = eval_envs[""].num_envs, args.seed, header["deterministic"]  # an episode in each
     if run.step == 0:
-        score = evaluate(teacher, eval_envs[""], *trial)
-        print(f"teacher: {score_text(score)} ({score['episodes']} episodes)")
+        print("teacher:", end=" ", flush=True)  # Atari's games take minutes
+        print(score_text(evaluate(teacher, eval_envs[""], *trial)), f"({trial[0]} episodes)")
     run.start(header, {"agent": agent, "optimizer": optimizer, "envs": envs}, teacher_header)
 
     dtype = torch.uint8 if next_obs.dtype == np.uint8 else torch.float32
@@ -210,7 +210,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
         if not metrics:  # a checkpoint holds no half of a mean
             run.save(args.save_every)
 
-    # The final score, by the paper's protocol.
+    run.bar.set_description("final score")  # by the paper's protocol
     scores, protocol = {}, (args.episodes, args.seed, header["deterministic"])
     for name, policy in [("score", agent), ("teacher_score", teacher)]:
         for kind, some_envs in eval_envs.items():

@@ -77,6 +77,15 @@ def note(result: dict) -> str:
     return f"\n**{env_id}'s teacher is not the paper's: the {size} network (Table 4), {steps}.**\n"
 
 
+def warning(result: dict) -> str:
+    """A sentence about a teacher whose last weights, which the protocol scores, are a bad one."""
+    before, after = result["evaluations"][-2][1], result["score"]["mean"]
+    if after > 0.7 * before:
+        return ""
+    steps = f"it scored {before:.1f} after {result['evaluations'][-2][0]:,} steps"
+    return f"\n**{result['args']['env_id']}'s teacher is not at its best: {steps}.**\n"
+
+
 def command(result: dict) -> str:
     args = result["args"]
     text = f"    python {result['script']}.py --env-id {args['env_id']} --seed {args['seed']}"
@@ -88,7 +97,8 @@ def command(result: dict) -> str:
 def readme() -> str:
     """teachers/README.md, from the results beside the teachers."""
     results = [json.loads(path.read_text()) for path in sorted(TEACHERS.glob("*.json"))]
-    text = HEAD + "".join(map(row, results)) + "".join(map(note, results)) + TAIL
+    text = HEAD + "".join(map(row, results)) + "".join(map(note, results))
+    text += "".join(map(warning, results)) + TAIL
     return text + "\nEach was trained by\n\n" + "".join(map(command, results))
 
 
