@@ -2,7 +2,7 @@
 
     python ppd_mujoco_lstm.py --env-id Hopper-v4       # sees positions; the teacher, velocities too
     python ppd_mujoco_lstm.py --memory none            # the same student without its memory
-    python ppd_mujoco_lstm.py --pg-coef 0              # distillation alone, no reward
+    python ppd_mujoco_lstm.py --pg-coef 0              # distillation alone
     python ppd_mujoco_lstm.py --resume runs/<run>      # go on where a run stopped
 
 "Proximal Policy Distillation" (Spigler, TMLR 2025) names this use and leaves it open: a student
@@ -75,7 +75,7 @@ class Args:
     gamma: float | None = None  # γ; unset: 0.995 for Hopper and Swimmer, else 0.999 (Appendix A.3)
     gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
     clip_coef: float = 0.2  # clip range ε of the importance ratio (SB3's default)
-    pg_coef: float = 1.0  # weight of the policy loss; 0: distillation alone, blind to reward
+    pg_coef: float = 1.0  # weight of the policy loss; 0: distillation alone
     ent_coef: float = 0.0  # entropy coefficient α (Appendix A.3)
     vf_coef: float = 0.5  # weight of the value loss, c_v (SB3's default)
     max_grad_norm: float = 0.5  # of policy and critic together (SB3's default)
@@ -238,10 +238,9 @@ class PartialAgent(MujocoAgent):
         values, critic_state = self.critic(obs, states[1])
         return means, values.squeeze(-1), torch.stack([actor_state, critic_state])
 
-    def sequences(self, obs, states, ended):
-        """(T, B, D), the states before them, and where episodes end: means and values, (T, B, …)"""
-        means = self.actor.sequences(obs, states[0], ended)
-        return means, self.critic.sequences(obs, states[1], ended).squeeze(-1)
+    def value(self, obs, state) -> torch.Tensor:
+        """Raw (B, D) and the critic's state before it, (2, B, H), to V, (B,)."""
+        return self.critic(self.normalize(obs), state)[0].squeeze(-1)
 
     def policy(self, obs) -> Independent | OneHotCategorical:
         """Raw (B, D) to π(· | h), h being these and all since `reset`: what `act` takes."""
@@ -253,7 +252,7 @@ class PartialAgent(MujocoAgent):
 
     def reset(self, ended=None) -> None:
         """Forget all episodes, or those that `ended` (B,)."""
-        if ended is None:
+        if ended is None or self.state is None:
             self.state = None
         else:
             self.state[:, ended] = 0
@@ -313,14 +312,14 @@ def train(args: Args) -> dict:
                 episodes += infos["episodes"]
                 if truncations[t].any():  # no terminal state: V of the final observation
                     rows = np.flatnonzero(truncations[t])
-                    final_obs = agent.normalize(np.array([infos["final_obs"][n] for n in rows]))
-                    final_values.append(agent(final_obs, memory.states[:, :, rows])[1])
+                    final_obs = np.array([infos["final_obs"][n] for n in rows])
+                    final_values.append(agent.value(final_obs, memory.states[1][:, rows]))
                 memory.states[:, :, terminations[t] | truncations[t]] = 0
 
             # Advantages. Where a time limit ended an episode, bootstrap from its final observation.
             torch.set_num_threads(args.torch_threads)
             logprobs = agent.distribution(means).log_prob(actions)  # (T, N)
-            next_value = agent(agent.normalize(next_obs), memory.states)[1]
+            next_value = agent.value(next_obs, memory.states[1])
             next_values = torch.cat([values[1:], next_value[None]])
             if final_values:  # in the order of `truncations`: step by step, row by row
                 next_values[truncations] = torch.cat(final_values)
@@ -339,8 +338,9 @@ def train(args: Args) -> dict:
             distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
         for _ in range(args.update_epochs):
             for mb in torch.randperm(N, device=args.device).split(max(1, args.minibatch_size // T)):
-                before = first_states[:, :, mb]
-                mb_means, mb_values = agent.sequences(obs[:, mb], before, ended[:, mb])
+                mb_obs, before, mb_ended = obs[:, mb], first_states[:, :, mb], ended[:, mb]
+                mb_means = agent.actor.sequences(mb_obs, before[0], mb_ended)
+                mb_values = agent.critic.sequences(mb_obs, before[1], mb_ended).squeeze(-1)
                 dist = agent.distribution(mb_means)  # (T, M / T), as all that follows
                 teacher_dist = teacher.distribution(teacher_means[:, mb])
                 logratio = dist.log_prob(actions[:, mb]) - logprobs[:, mb]
@@ -431,8 +431,7 @@ class PartialNetwork(nn.Module):
         x = self.encoder(obs[..., self.observed])
         if self.lstm is not None:
             # Each episode gets a column, which begins with zeros; the first ones, with `state`.
-            starts = ended.roll(1, 0)
-            starts[0] = True
+            starts = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])
             column = starts.T.flatten().cumsum(0).view_as(starts.T).T - 1  # (T, B)
             step = torch.arange(len(x), device=x.device)[:, None]
             row = step - torch.where(starts, step, 0).cummax(0).values  # (T, B)
@@ -761,7 +760,7 @@ def load_partial_agent(path) -> tuple[PartialAgent, dict]:
 
     def make(tensors, header):
         bounds, places = (tensors["action_low"], tensors["action_high"]), len(tensors["obs_mean"])
-        if not set(header["observed"]) <= set(range(places)):
+        if not all(type(n) is int and 0 <= n < places for n in header["observed"]):
             raise ValueError("it sees places that are not there")
         sizes = {name: header[name] for name in ("observed", "hidden_sizes", "memory", "critic")}
         return PartialAgent(*bounds, places, **sizes)
@@ -774,7 +773,8 @@ def find_observed(observe: str, env_id: str, obs_dim: int) -> list[int]:
     """The places of an observation that --observe names. Raises UserError."""
     # Gymnasium's observations begin with the positions; velocities, then forces follow.
     positions = {"Ant": 13, "HalfCheetah": 8, "Hopper": 5, "Humanoid": 22, "Swimmer": 3}
-    count = (positions | {"Walker2d": 8}).get(env_id.split(":")[-1].split("-")[0])
+    robot = re.fullmatch(r"(\w+)-v\d+", env_id.split(":")[-1])
+    count = (positions | {"Walker2d": 8}).get(robot and robot[1])
     named = {"positions": range(count), "velocities": range(count, obs_dim)} if count else {}
     named["all"] = range(obs_dim)
     try:

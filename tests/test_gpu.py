@@ -93,14 +93,14 @@ def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
 
 def small_run(name: str, tmp_path, monkeypatch, **options):
     """Script and arguments of a few short updates, scored by a single step."""
-    script, suite = load(name), name.split("_")[-1]
+    script, suite = load(name), name.split("_")[1 if name.startswith("ppd") else 2]
     monkeypatch.setattr(script, "evaluate", act_once)
     values = {"num_envs": 3, "num_steps": 4, "minibatch_size": 5, "update_epochs": 1}
     values |= {"total_timesteps": 24, "eval_every": 12} | options
     return script, make_args(script, suite, tmp_path / "run", **values)
 
 
-@pytest.mark.parametrize("name", PPD_SCRIPTS + TEACHERS)
+@pytest.mark.parametrize("name", [*PPD_SCRIPTS, *TEACHERS, "ppd_mujoco_lstm"])
 def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
     script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0")
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU

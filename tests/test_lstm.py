@@ -56,15 +56,17 @@ def test_what_is_hidden_cannot_reach_the_student(memory, critic):
     """No gradient leads there, and no value there, not even NaN, changes what the student does."""
     agent = script.PartialAgent(*BOUNDS, 4, [0, 2], (6, 5), memory, critic)
     obs, _, ended = random_sequence()
-    rest = torch.zeros(2, 2, 4, 5), ended
-    means, values = agent.sequences(obs.requires_grad_(), *rest)
+    rest = torch.zeros(2, 4, 5), ended
+    means = agent.actor.sequences(obs.requires_grad_(), *rest)
+    values = agent.critic.sequences(obs, *rest)
     for outputs, sees in ((means, False), (values, critic == "full")):
         (slopes,) = torch.autograd.grad(outputs.square().sum(), obs, retain_graph=True)
         assert (slopes[:, :, [0, 2]] != 0).any()
         assert (slopes[:, :, [1, 3]] != 0).any() == sees
     other = obs.detach().clone()
     other[:, :, [1, 3]] = np.nan
-    assert torch.equal(agent.sequences(other, *rest)[0], means)
+    assert torch.equal(agent.actor.sequences(other, *rest), means)
+    agent.reset(ended[0])  # before any state is there
     acted = [agent.act(o.numpy()) for o in obs.detach()]
     agent.reset()
     np.testing.assert_array_equal([agent.act(o.numpy()) for o in other], acted)
@@ -85,6 +87,8 @@ def test_positions_are_the_simulators(robot, version):
     assert len(data.qpos) - len(seen) in (1, 2)  # x, or x and y, are in no observation
     np.testing.assert_allclose(obs[rest[: len(data.qvel)]], data.qvel.clip(-10, 10))
     assert whole == seen + rest == list(range(len(obs)))
+    with pytest.raises(script.UserError, match="give all, or places"):  # who knows what it shows
+        script.find_observed("positions", f"{robot}-Tall-{version}", len(obs))
 
 
 def walk(weights, net, obs, state, ended):
@@ -192,8 +196,8 @@ def test_every_gradient_is_the_formulas(changes, monkeypatch, tmp_path):
 
 
 SLIPS = [("terminations[t] | truncations[t]] = 0", "terminations[t]] = 0")]
-SLIPS += [(f"{name}[:, :, {rows}]", f"0 * {name}[:, :, {rows}]") for name, rows in
-          (("memory.states", "rows"), ("first_states", "mb"))]  # fmt: skip
+SLIPS += [(states, f"0 * {states}") for states in
+          ("memory.states[1][:, rows]", "first_states[:, :, mb]")]  # fmt: skip
 SLIPS += [("ends[1].to", "ends[0].to"), ("args.pg_coef * pg_loss", "pg_loss")]
 
 
@@ -203,6 +207,38 @@ def test_a_slip_is_seen(old, new, monkeypatch, tmp_path):
         check_training(
             helpers.mutant(NAME, "train", old, new), monkeypatch, tmp_path, critic="student"
         )
+
+
+@pytest.mark.parametrize(("vf_coef", "blind"), [(0.0, True), (0.5, False)])
+def test_distillation_alone_is_blind_to_reward(vf_coef, blind, monkeypatch, tmp_path):
+    """But for the critic's share in the clip of the gradient's norm."""
+    helpers.use_fake_envs(script, monkeypatch)
+    teacher = tmp_path / "teacher.safetensors"
+    make_teacher("mujoco", teacher, sizes=(3, 2))
+    values = {"num_envs": N, "num_steps": T, "total_timesteps": 2 * T * N, "minibatch_size": 20}
+    values |= {"hidden_sizes": (6, 3), "pg_coef": 0.0, "vf_coef": vf_coef, "observe": "0,2"}
+    students = []
+    for scale in (1, 100):
+        monkeypatch.setattr(script.RewardNormalizer, "forward", lambda self, r, _, s=scale: s * r)
+        script.train(make_args(script, "mujoco", tmp_path / f"times-{scale}", **values))
+        agent, _ = script.load_partial_agent(tmp_path / f"times-{scale}" / "agent.safetensors")
+        students.append(torch.cat([p.flatten() for p in agent.actor.parameters()]))
+    assert torch.equal(*students) == blind
+
+
+def test_one_of_two_actions(tmp_path):
+    """CartPole: actions are one-hot rows, as the teacher's are."""
+    path, box = tmp_path / "teacher.safetensors", script.make_mujoco_env("CartPole-v1").action_space
+    make_teacher("mujoco", path)
+    header = script.load_mujoco_agent(path)[1] | {"env_id": "CartPole-v1", "hidden_sizes": [8]}
+    teacher = script.MujocoAgent(box.low, box.high, 4, [8])
+    helpers.save_agent(teacher, path, header)
+    options = {"env_id": "CartPole-v1", "observe": "0,2", "total_timesteps": 64 * 10}
+    result = script.train(make_args(script, "mujoco", tmp_path / "run", **options))
+    assert all(8 <= score <= 500 for score in result["score"]["returns"])
+    agent, _ = script.load_partial_agent(tmp_path / "run" / "agent.safetensors")
+    actions = agent.act(np.zeros((3, 4)), deterministic=False)
+    assert actions.shape == (3, 2) and (actions.sum(1) == 1).all() and (actions.max(1) == 1).all()
 
 
 def test_killed_and_resumed(tmp_path):
@@ -339,10 +375,10 @@ def test_a_file_that_is_no_student_is_refused(tmp_path):
     make_teacher("mujoco", path)
     with pytest.raises(script.UserError, match="no sound mujoco agent .'observed'"):
         script.load_partial_agent(path)
-    header = script.load_mujoco_agent(path)[1] | {"observed": [0, 4], "hidden_sizes": [4]}
-    header |= {"memory": "lstm", "critic": "student"}
-    helpers.save_agent(
-        script.PartialAgent(*BOUNDS, 4, [0, 4], [4], "lstm", "student"), path, header
-    )
-    with pytest.raises(script.UserError, match="sees places that are not there"):
-        script.load_partial_agent(path)
+    header = script.load_mujoco_agent(path)[1] | {"memory": "lstm", "critic": "student"}
+    agent = script.PartialAgent(*BOUNDS, 4, [0, 1], [4], "lstm", "student")
+    for places in ([0, 4], [0, -1], [0.0, 1.0], [True, False]):
+        sizes = {"observed": places, "hidden_sizes": [4]}
+        helpers.save_agent(agent, path, header | sizes)
+        with pytest.raises(script.UserError, match="sees places that are not there"):
+            script.load_partial_agent(path)
