@@ -8,6 +8,7 @@ as it lives, whoever started it. Beside R are `R.log`, all that the scripts prin
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -49,11 +50,16 @@ def ask_nvidia(column: str) -> list[str]:
 
 
 def describe_hardware() -> str:
-    """Processor, cores and GPU, for the table of runs."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError), open("/proc/cpuinfo") as file:
-        name = next((line.split(":")[1].strip() for line in file if "model name" in line), name)
-    return ", ".join([name, f"{os.cpu_count()} cores", *ask_nvidia("name")[:1]])
+    """Processor, its widest instructions, cores and GPU, for the table of runs.
+
+    On others than these a seed gives other last digits, and so another run.
+    """
+    name, text = platform.processor() or platform.machine(), ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+    names = re.findall(r"model name\s*: (.*)", text) or [name]
+    widest = [kind for kind in ("avx512_bf16", "avx512f", "avx2") if f" {kind} " in text]
+    return ", ".join([names[0], *widest[:1], f"{os.cpu_count()} cores", *ask_nvidia("name")[:1]])
 
 
 @dataclass(eq=False)
