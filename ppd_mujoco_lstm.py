@@ -230,7 +230,7 @@ class PartialAgent(MujocoAgent):
         self.actor = PartialNetwork(observed, hidden_sizes, len(action_low), 0.01, memory)
         seen = (observed, memory) if critic == "student" else (range(obs_dim), "none")
         self.critic = PartialNetwork(seen[0], hidden_sizes, 1, 1.0, seen[1])
-        self.reset()
+        self.register_buffer("state", None, persistent=False)  # what `policy` remembers
 
     def forward(self, obs, states):
         """One step: normalised (B, D), both states (2, 2, B, H) to means, values, next states."""
@@ -779,8 +779,8 @@ def find_observed(observe: str, env_id: str, obs_dim: int) -> list[int]:
     named["all"] = range(obs_dim)
     try:
         places = named.get(observe) or [int(place) for place in observe.split(",")]
-        return sorted({range(obs_dim)[place] for place in places})
-    except (ValueError, IndexError) as error:
+        return sorted({range(obs_dim).index(place) for place in places})
+    except ValueError as error:
         choices = f"{', '.join(named)}, or places from 0 to {obs_dim - 1}, as 0,1,4"
         raise UserError(f"--observe {observe}: for {env_id} give {choices}") from error
 

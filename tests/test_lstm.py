@@ -239,6 +239,8 @@ def test_one_of_two_actions(tmp_path):
     agent, _ = script.load_partial_agent(tmp_path / "run" / "agent.safetensors")
     actions = agent.act(np.zeros((3, 4)), deterministic=False)
     assert actions.shape == (3, 2) and (actions.sum(1) == 1).all() and (actions.max(1) == 1).all()
+    assert agent.to(torch.bfloat16).state.dtype == torch.bfloat16  # memory moves with its agent
+    assert "state" not in agent.state_dict()
 
 
 def test_killed_and_resumed(tmp_path):
@@ -322,6 +324,7 @@ def test_memory_is_used(changes, low, high, monkeypatch, capsys, tmp_path):
     [
         (["--observe", "5,x"], "--observe 5,x: for Hopper-v4 give positions, velocities, all, or"),
         (["--observe", "0,11"], "or places from 0 to 10, as 0,1,4"),
+        (["--observe=-1"], "--observe -1: for Hopper-v4 give positions, velocities, all, or"),
         (["--env-id", "Pusher-v5"], "--observe positions: for Pusher-v5 give all, or places from"),
     ],
 )
