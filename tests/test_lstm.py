@@ -332,6 +332,7 @@ def test_wrong_inputs(flags, words, monkeypatch, capsys, tmp_path):
     path = tmp_path / "teacher.safetensors"
     make_teacher("mujoco", path, sizes=(23, 7) if "--env-id" in flags else (11, 3))
     flags = [*flags, "--teacher", path, "--run-dir", tmp_path / "run"]
+    flags += ["--total-timesteps", 1, "--episodes", 1]  # a run that is let through ends soon
     assert helpers.run_main(script, flags, monkeypatch) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and words in errors[0] and not (tmp_path / "run").exists()
