@@ -10,9 +10,8 @@ collects a short rollout, and one gradient step over all of it minimises
     mean[ KL(π_T ‖ π_θ) ] − α·mean[ H(π_θ) ] + c_v·mean[ (V_φ − V_T)² ]
 
 No reward enters. Differs from `student_distill.py`, Algorithm 2, only in who acts: the episodes in
-the log are the teacher's, the evaluations the student's. First Args, losses, `train`; then what
-they stand on. T steps in N environments are B samples; observations are (B, D) on MuJoCo, frames
-(B, C, H, W) elsewhere.
+the log are the teacher's, the evaluations the student's. T steps in N environments are B samples;
+observations are (B, D) on MuJoCo, frames (B, C, H, W) elsewhere.
 """
 
 import atexit
@@ -212,14 +211,15 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
 
     run.bar.set_description("final score")  # by the paper's protocol
     scores, protocol = {}, (args.episodes, args.seed, header["deterministic"])
-    for name, policy in [("score", agent), ("teacher_score", teacher)]:
+    for key, policy in [("score", agent), ("teacher_score", teacher)]:
         for kind, some_envs in eval_envs.items():
             score = evaluate(policy, some_envs, *protocol)
-            games = args.suite == "atari"
-            scores[name + kind] = score_games(args.env_id, score) if games else score
+            scores[key + kind] = score_games(args.env_id, score) if args.suite == "atari" else score
     result = run.finish(**scores)
     compare = compare_games if args.suite == "atari" else compare_scores
-    print(compare(scores["score"], scores["teacher_score"]))
+    for kind in eval_envs:
+        levels = f"{'training' if kind else 'unseen'} levels: " if args.suite == "procgen" else ""
+        print(levels + compare(scores["score" + kind], scores["teacher_score" + kind]))
     return result
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 import sys
 
 import numpy as np
@@ -126,8 +127,8 @@ def test_the_last_training_level_and_the_first_unseen_one():
 
 
 @pytest.mark.parametrize("name", ["ppo_teacher_procgen", "ppd_procgen", "student_distill"])
-def test_evaluation_never_sees_a_training_level(name, monkeypatch, tmp_path):
-    """Every level of a whole run, and the scores come from the games that they name."""
+def test_evaluation_never_sees_a_training_level(name, monkeypatch, tmp_path, capsys):
+    """Every level of a whole run, and the scores, also as printed, are of the games they name."""
     script, seen = load(name), {}
 
     def watch(method):
@@ -148,9 +149,13 @@ def test_evaluation_never_sees_a_training_level(name, monkeypatch, tmp_path):
     assert rollouts | training <= set(range(1000, 1050))
     assert len(unseen) > 10 and all(1050 <= level < ALL_LEVELS for level in unseen)
     agent, _ = script.load_procgen_agent(tmp_path / "run" / "agent.safetensors")
-    for envs, suffix in [(unseen_envs, ""), (training_envs, "_training")]:
+    printed = capsys.readouterr().out
+    kinds = [(unseen_envs, "", "unseen"), (training_envs, "_training", "training")]
+    for envs, suffix, levels in kinds:
         again = script.evaluate(agent, envs, 6, 100, deterministic=False)
         assert again == result[f"score{suffix}"]
+        score = re.escape(script.score_text(again))
+        assert re.search(f"{levels} levels:? (student )?{score}", printed)
     assert len(result["evaluations"]) == len(result["evaluations_training"]) > 0
 
 
