@@ -48,7 +48,7 @@ NUMBERS = (
     "teacher_score", "teacher_score_se", "teacher_score_training", "original_score",
     "original_score_training", "steps_to_90_percent", "hours", "steps_per_second",
 )  # fmt: skip
-TEXTS = ("hardware", "git_commit", "versions", "warnings", "run")
+TEXTS = ("precision", "hardware", "git_commit", "versions", "warnings", "run")
 RUNS = KEYS | dict.fromkeys(NUMBERS, "float64") | dict.fromkeys(TEXTS, "string")
 CURVES = KEYS | dict.fromkeys(("step", "training_return", "evaluation"), "float64")
 
@@ -135,6 +135,7 @@ def row_of_result(study: str, run_dir: Path, result: dict) -> dict:
     if reference is not None:
         reached = stats.steps_to_90_percent(row["env_id"], result["evaluations"], reference)
         row["steps_to_90_percent"] = reached
+    row["precision"] = "bfloat16" if args.get("bfloat16") else "float32"
     note = run_dir.with_name(run_dir.name + ".hardware.json")  # the engine's
     found = json.loads(note.read_text()) if note.exists() else {}
     row["hardware"] = result.get("hardware") or found.get("hardware")

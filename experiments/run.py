@@ -49,6 +49,7 @@ class Args:
     method: tuple[str, ...] = ()  # only these, as teacher, ppd or, of partial, ppd-lstm
     size: tuple[str, ...] = ()  # only these of smaller, same and larger
     device: str | None = None  # the scripts' --device; cuda asks a cluster for a GPU per run
+    bfloat16: bool = False  # the scripts' --bfloat16, of all runs on frames
     cores: int = 1  # CPU cores of each run
     hours: float = 24  # time limit of a cluster job, which then goes back into the queue
     sbatch: tuple[str, ...] = ()  # further options, for example partition=main account=lab mem=8G
@@ -101,6 +102,7 @@ def make_job(run: Run, args: Args) -> Job:
     teacher = find_teacher(run)
     flags = run.flags(None if run.corruption else teacher)
     flags += ["--device", args.device] if args.device else []
+    flags += ["--bfloat16"] if args.bfloat16 and run.suite != "mujoco" else []
     resume = [*run.script, "--resume", str(run.run_dir)]
     job = Job(run.run_dir, [*run.script, *flags], resume, args.cores)
     if run.corruption:

@@ -41,7 +41,6 @@ LOG_STD_SHIFT = -2.0  # of teachers with as little noise as people's have: its Ï
 PIXEL_STEPS = {"coinrun": 10_000_000, "CrazyClimberNoFrameskip-v4": 5_000_000}
 PIXEL_SIGMA = {"coinrun": 0.08, "CrazyClimberNoFrameskip-v4": 0.064}  # both teachers keep 0.55
 PIXEL_LAMBDA = {"coinrun": (0, 0.5, 2, 5), "CrazyClimberNoFrameskip-v4": (0,)}
-BFLOAT16 = {"bfloat16": None}  # which makes them about twice as fast on a CPU
 
 
 def suite_of(env_id: str) -> str:
@@ -216,7 +215,6 @@ def gradient() -> list[Run]:
     a seed is the student's alone.
     """
     forms = [("ppd", {}), ("ppd", {"no-ratio-gradient": None})]
-    on_frames = [(method, options | BFLOAT16) for method, options in forms]
     three, runs = SEEDS[:3], []
 
     def add(envs, size, seeds, methods=forms, sigmas=None, shift=0.0):
@@ -230,12 +228,12 @@ def gradient() -> list[Run]:
     add(("Ant-v4", "Humanoid-v4"), "larger", three)
     add(("Ant-v4", "HalfCheetah-v4"), "larger", three, sigmas=MUJOCO_SIGMA)
     add(("Ant-v4", "HalfCheetah-v4"), "smaller", three, shift=LOG_STD_SHIFT)
-    add(PIXEL_STEPS, "smaller", three, on_frames)
+    add(PIXEL_STEPS, "smaller", three)
     return runs
 
 
 def pixel_teacher(env_id: str) -> Run:
-    options = {"total-timesteps": PIXEL_STEPS[env_id]} | BFLOAT16
+    options = {"total-timesteps": PIXEL_STEPS[env_id]}
     return Run("pixels", env_id, "teacher", 100, "smaller", options=options)
 
 
@@ -252,7 +250,6 @@ def pixels() -> list[Run]:
         students += [(method, PIXEL_SIGMA[env_id], {}) for method in METHODS]
         runs.append(own)
         for method, sigma, options in students:
-            options = options | BFLOAT16
             runs.append(Run("pixels", env_id, method, 100, "smaller", sigma, options, 0.0, own))
     return runs
 

@@ -41,6 +41,11 @@ def seeds_of(runs: pd.DataFrame) -> str:
     return ", ".join(map(str, sorted(set(finished(runs)["seed"]))))
 
 
+def texts_of(runs: pd.DataFrame, column: str) -> str:
+    """The different texts in a column of runs.csv."""
+    return ", ".join(sorted(set(runs[column].fillna("–"))))
+
+
 def aggregate(runs: pd.DataFrame, column: str = "fraction") -> str:
     """Geometric interquartile mean, interval, and what a reader must know about it."""
     result = stats.aggregate(runs, column)
@@ -289,13 +294,13 @@ def table_pixels(grid, points):
         policy += f", from a teacher with σ = {sigma:g}" if sigma else ""
         cells = [mean_score(group), with_error(group), mean_score(group, "score_training")]
         steps = "–" if method == "teacher" else steps_to_90_percent(group)
-        cells += [mean_fraction(group, "fraction_training"), steps]
+        cells += [mean_fraction(group, "fraction_training"), steps, texts_of(group, "precision")]
         theirs = dict(zip(("teacher", *METHODS), paper.TABLE_5[env_id], strict=False))
         as_in_the_paper = sigma == 0 and (np.isnan(weight) or weight == 1)
         paper_cell = number(theirs[method]) if as_in_the_paper else "–"
         rows.append([plain_name(env_id), policy, *cells, paper_cell])
     header = ["environment", "policy", "score", "of the teacher's", "on training levels"]
-    header += ["of the teacher's", "steps to 90 %", "paper's score"]
+    header += ["of the teacher's", "steps to 90 %", "computed in", "paper's score"]
     return "Frames at the scale of two cores", PIXELS_NOTE, header, rows
 
 
@@ -319,10 +324,12 @@ def table_partial(grid, points):
 def table_runs(grid, points):
     """Where every number comes from: hours, commits, machines and the command, by environment."""
     rows = []
-    for (study, env_id), runs in finished(grid).groupby(["study", "env_id"], sort=False):
-        facts = [", ".join(sorted(set(runs[n].fillna("–")))) for n in ("git_commit", "hardware")]
+    kind = ["study", "env_id", "precision"]
+    for (study, env_id, precision), runs in finished(grid).groupby(kind, sort=False):
+        facts = [texts_of(runs, name) for name in ("git_commit", "hardware")]
         seeds = seeds_of(runs).replace(",", "")
-        command = f"`python -m experiments.run {study} --env-id {env_id} --seed {seeds}`"
+        command = f"python -m experiments.run {study} --env-id {env_id} --seed {seeds}"
+        command = f"`{command}{' --bfloat16' if precision == 'bfloat16' else ''}`"
         counts = [str(len(runs)), f"{runs['hours'].sum():.1f}"]
         rows.append([study, plain_name(env_id), *counts, *facts, command])
     header = ["study", "environment", "runs", "hours", "commits", "hardware", "command"]

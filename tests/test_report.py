@@ -49,6 +49,8 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
         args |= {"observe": "positions", "memory": "lstm", "pg_coef": 1.0, "distill_lambda": 1.0}
         args |= {name.replace("-", "_"): value for name, value in run.options.items()}
         args["ratio_gradient"] = run.key["ratio_gradient"]
+    if run.study == "pixels":
+        args["bfloat16"] = "distill-lambda" not in run.options
     grid = range(1152, steps + 1, 1152)
     result = {"script": run.script[0].removesuffix(".py"), "args": args, "steps": steps}
     result |= {"score": {"mean": score, "standard_error": 1.0, "episodes": 50}, "warnings": []}
@@ -152,9 +154,16 @@ def test_tables_of_imperfect_teachers_lambda_and_the_gradient(results):
         form = f"r detached − {other}"
         gain = cells(results / "gradient.md", "Ant-v4, smaller", form, "100, 200, 300")
         assert gain[0] == fractions
-    for policy, theirs in [("ppd, λ = 1", "6.17"), ("ppd, λ = 5", "–")]:
+    for policy, *precision_and_paper in [
+        ("ppd, λ = 1", "bfloat16", "6.17"),
+        ("ppd, λ = 5", "float32", "–"),
+    ]:
         ours = cells(results / "pixels.md", "coinrun", policy)
-        assert ours == ["6.00", "0.750 ± 0.125", "9.00", "0.900", "never (0 of 1)", theirs]
+        never = ["6.00", "0.750 ± 0.125", "9.00", "0.900", "never (0 of 1)"]
+        assert ours == never + precision_and_paper
+    command = "`python -m experiments.run pixels --env-id coinrun --seed 100"
+    for count, precision in [("2", " --bfloat16`"), ("4", "`")]:
+        assert cells(results / "runs.md", "pixels", "coinrun", count)[-1] == command + precision
     ours = cells(results / "pixels.md", "coinrun", "ppd, λ = 1, from a teacher with σ = 0.08")
     assert ours[:2] == ["6.00", "0.750 ± 0.125"]
     # 1.0, 1.1 and 1.2 of the teacher: evaluations, which grow in a straight line, reach 0.9 of it.

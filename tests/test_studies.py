@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import Process
 
 from experiments.studies import METHODS, STUDIES, all_runs, narrow, partial_method
@@ -97,7 +98,7 @@ def test_pixels_and_gradient_share_the_teacher_that_two_cores_trained():
             (seed, form) for seed in (100, 200, 300) for form in (False, True)
         ]
         for run in [*sound, *both]:
-            assert run.teacher == own.run_dir / "agent.safetensors" and "--bfloat16" in run.flags()
+            assert run.teacher == own.run_dir / "agent.safetensors"
 
 
 def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
@@ -114,6 +115,18 @@ def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
         f"python student_distill.py atari {student}{folder.format('student-distill')}",
         f"python ppd_atari.py {student}{folder.format('ppd')}",
     ]
+
+
+@pytest.mark.parametrize("flags", [[], ["--bfloat16"], ["--device", "cpu", "--bfloat16"]])
+def test_bfloat16_is_for_runs_on_frames(flags):
+    choices = ["--suite", "mujoco", "procgen", "--method", "ppd", "--seed", "200", "--dry-run"]
+    command = [sys.executable, "-m", "experiments.run", "gradient", *choices, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    commands = [line for line in done.stdout.splitlines() if line.startswith("python ppd_")]
+    assert all(any(suite in line for line in commands) for suite in ("mujoco", "procgen"))
+    for line in commands:
+        assert ("--bfloat16" in line) == ("--bfloat16" in flags and "procgen" in line)
+        assert ("--device cpu" in line) == ("--device" in flags)
 
 
 def test_a_list_of_commands_may_be_read_in_part():
