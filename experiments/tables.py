@@ -256,7 +256,7 @@ GRADIENT_NOTE = (
     f"all students have the teachers of seed 100, sound or imperfect. {ERROR_NOTE} Steps: a run "
     "that never gets there counts with all of its steps; in brackets, how many do. Area: mean of "
     "the evaluations on the way, over the teacher's score. Differences: mean over common seeds, at "
-    "least three, and a 95 % bootstrap interval over these few."
+    "least three, and a 95 % bootstrap interval over these few; of three it is their range."
 )
 
 
