@@ -187,6 +187,7 @@ def train(args: Args) -> dict:
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
+    torch.set_num_threads(args.torch_threads)
     envs = AtariGames(args.env_id, N, args.env_threads, args.frame_skip, life_loss=True)
     eval_envs = AtariGames(args.env_id, 10, args.env_threads, args.frame_skip, life_loss=False)
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
@@ -200,7 +201,6 @@ def train(args: Args) -> dict:
         for network in (agent.actor, agent.critic):
             options = {"mode": "reduce-overhead", "dynamic": False, "isolate_recompiles": True}
             network.forward = torch.compile(network.forward, **options)  # a graph for each shape
-    torch.set_num_threads(args.torch_threads)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)

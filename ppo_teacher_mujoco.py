@@ -210,13 +210,13 @@ def train(args: Args) -> dict:
     args = run.args  # with --resume, those of the stopped run
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
     envs = MujocoVectorEnv(args.env_id, N, args.num_workers)
     eval_envs = MujocoVectorEnv(args.env_id, 10, args.num_workers)
     box, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
     envs.reset(seed=args.seed)
 
     agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes).to(args.device)
-    torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)

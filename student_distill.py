@@ -153,12 +153,12 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     args = run.args  # with --resume, those of the stopped run
     T, B = args.num_steps, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
+    torch.set_num_threads(args.torch_threads)
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
     envs, eval_envs, teacher, teacher_header, agent, header = build(args, path)
     teacher.to(args.device), agent.to(args.device)
     next_obs, _ = envs.reset(seed=args.seed)
-    torch.set_num_threads(args.torch_threads)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     trial = eval_envs[""].num_envs, args.seed, header["deterministic"]  # an episode in each

@@ -117,6 +117,27 @@ def test_same_seed_same_run(run, whole, monkeypatch, tmp_path):
         assert_same_weights(whole(script, suite), tmp_path / "three")
 
 
+def test_a_run_starts_with_the_same_weights_on_any_number_of_cores(run, train, monkeypatch):
+    """An orthogonal matrix depends on how many threads make it: as many as a flag says."""
+    script, suite = run
+    changes = {"hidden_sizes": (128, 64)} if suite == "mujoco" else {}
+
+    def start(threads):
+        def keep(self, header, parts, *rest):
+            found.update({k: v.clone() for k, v in parts["agent"].state_dict().items()})
+            raise KeyboardInterrupt
+
+        found = {}
+        torch.set_num_threads(threads)
+        monkeypatch.setattr(script.Run, "start", keep)
+        with pytest.raises(KeyboardInterrupt):
+            train(script, suite, f"on-{threads}", **changes)
+        return found
+
+    one, four = start(1), start(4)
+    assert [name for name in one if not torch.equal(one[name], four[name])] == []
+
+
 def start(script, suite, args) -> helpers.Process:
     """The script's own `main` in a new process (and group), with short episodes.
 
