@@ -57,7 +57,7 @@ def test_command_parses(line):
     if name == "pytest":
         script = ROOT / arguments[0]
     assert script.is_file(), f"{script} does not exist"
-    if script.parent.name in ("tests", "benchmarks") or name == "experiments.score_card":
+    if script.parent.name == "tests" or script.stem in ("recurrent", "score_card"):
         return  # no Args to be imported
     module = importlib.import_module(name.replace("/", "."))
     args_class = getattr(module, "Args", None)
@@ -66,7 +66,8 @@ def test_command_parses(line):
     if hasattr(module, "ProcgenArgs"):  # the scripts for three suites: a subcommand each
         args_class = getattr(module, f"{arguments.pop(0).capitalize()}Args")
     if "--help" not in arguments:
-        tyro.cli(args_class, args=arguments)
+        args = tyro.cli(args_class, args=arguments)
+        assert {*getattr(args, "only", ())} <= {*getattr(module, "CONTESTANTS", ())}  # speed.py's
 
 
 def test_commands_were_found():
@@ -164,6 +165,14 @@ def test_quoted_code_is_the_scripts(name):
         script = map(str.strip, (ROOT / "ppd_mujoco.py").read_text().splitlines())
         lines = list(filter(None, map(str.strip, block.splitlines())))
         assert [line for line in lines if line not in script] == []  # `in` consumes `script`
+
+
+def test_what_the_walk_names_is_in_the_script():
+    prose = re.sub(r"(?ms)^```.*?^```$", "", (ROOT / "docs/reading.md").read_text())
+    names = set(re.findall(r"[a-zA-Z]\w*", " ".join(re.findall(r"`([^`]+)`", prose))))
+    assert len(names) >= 30
+    script = (ROOT / "ppd_mujoco.py").read_text()
+    assert [name for name in names if name not in script] == []
 
 
 @pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
