@@ -55,7 +55,7 @@ class Args:
     env_id: str = "coinrun"  # the paper's: coinrun, jumper, miner, ninja; or another of Procgen's
     num_levels: int = 200  # training levels; the levels after them are unseen
     start_level: int = 0  # the first training level
-    distribution_mode: Literal["easy", "hard"] = "easy"  # of the levels (Appendix A.3: easy)
+    distribution_mode: Literal["easy", "hard"] = "easy"  # of the levels (Appendix A.2: easy)
     seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
     num_envs: int = 18  # environments stepped side by side, N (Table 3)
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator

@@ -120,7 +120,7 @@ class ProcgenArgs(PixelArgs):
     env_id: str = "coinrun"  # the paper's: coinrun, jumper, miner, ninja; or another of Procgen's
     num_levels: int = 200  # training levels; the levels after them are unseen
     start_level: int = 0  # the first training level
-    distribution_mode: Literal["easy", "hard"] = "easy"  # of the levels (Appendix A.3: easy)
+    distribution_mode: Literal["easy", "hard"] = "easy"  # of the levels (Appendix A.2: easy)
     eval_every: int = 200_000  # steps between evaluations of twenty episodes; 0: none
     episodes: int = 200  # of the final score (Appendix A.3)
 

@@ -54,6 +54,7 @@ class Panel:
     unit: str = "score"  # or fraction, of the teacher's
     dots: bool = True  # the runs' own evaluations on the way, means over seeds
     circles: bool = False  # one on each line, at its last step below 0.9
+    deviation: bool = False  # mean and standard deviation of the runs in place of the band
     limit: float | None = None  # of the steps
 
 
@@ -72,6 +73,9 @@ def draw_line(axes, panel: Panel, label: str, points: pd.DataFrame, style: tuple
         return
     steps, envs = values.columns.to_numpy(), runs.loc[values.index, "env_id"]
     mean, interval = stats.curve_band({e: values[envs == e].to_numpy() for e in envs.unique()})
+    if panel.deviation and interval is not None:
+        mean, deviation = values.mean().to_numpy(), values.std().to_numpy()
+        interval = mean - deviation, mean + deviation
     if interval is not None:
         axes.fill_between(steps, *interval, color=colour, alpha=0.2, linewidth=0)
     else:
@@ -111,7 +115,7 @@ def draw(panels: list[Panel], points: pd.DataFrame, columns: int = 4, width: flo
     for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
         fraction = "fraction of teacher, in training"
         axes.set_ylabel(fraction if panel.unit == "fraction" else "return in training")
-    ncols = max(1, round(figure.get_figwidth() / 2.4))
+    ncols = max(1, int(figure.get_figwidth() / 2.8))
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=ncols, fontsize=8)
     return figure
 
@@ -131,15 +135,21 @@ def in_training(env_id: str) -> str:
     return "_training" if env_id in PROCGEN else ""
 
 
+def levels_of_teacher(runs: pd.DataFrame) -> dict[str, float]:
+    """What the lines come to with the teacher's policy (Figure 1's dashed line), and the dots."""
+    names = {"teacher, in training": "of_training", "teacher's score": "reference"}
+    teachers = each_teacher(finished(runs))
+    return {label: stats.mean_score(teachers, name) for label, name in names.items()}
+
+
 def panels_of_sizes(grid: pd.DataFrame, envs) -> list[Panel]:
     """Figures 9, 10, 11: each environment by itself, a column for each size of student."""
     panels = []
     for env_id in envs:
         runs = select(grid, "sizes", [env_id])
-        score = stats.mean_score(each_teacher(runs), "teacher_score" + in_training(env_id))
         for size in SIZES if len(finished(runs)) else ():
             lines = of_methods(runs[runs["size"] == size])
-            panels.append(Panel(f"{plain_name(env_id)}, {size}", lines, {"teacher": score}))
+            panels.append(Panel(f"{plain_name(env_id)}, {size}", lines, levels_of_teacher(runs)))
     return panels
 
 
@@ -160,7 +170,8 @@ def panels_of_teachers(grid: pd.DataFrame, suite: str) -> list[Panel]:
     for env_id in filter(lambda env_id: suite_of(env_id) == suite, TEACHERS):
         runs = finished(select(grid, "teachers", [env_id]))
         final = {"final score": stats.mean_score(runs, "score" + in_training(env_id))}
-        panels += [Panel(plain_name(env_id), {"PPO": runs}, final, dots=False)] if len(runs) else []
+        panel = Panel(plain_name(env_id), {"PPO": runs}, final, dots=False, deviation=True)
+        panels += [panel] if len(runs) else []
     return panels
 
 
@@ -223,9 +234,10 @@ def panels_of_pixels(grid: pd.DataFrame) -> list[Panel]:
     for env_id, runs in finished(grid[grid["study"] == "pixels"]).groupby("env_id", sort=False):
         levels = in_training(env_id)
         for sigma, students in runs[runs["method"] != "teacher"].groupby("sigma"):
-            scores = {"teacher": students["teacher_score" + levels].mean()}
+            scores = levels_of_teacher(students)
             if sigma:
-                scores["sound teacher"] = students["original_score" + levels].mean()
+                names = {"imperfect teacher": "teacher_score", "sound teacher": "original_score"}
+                scores = {k: stats.mean_score(students, v + levels) for k, v in names.items()}
             lines = of_methods(students[students["distill_lambda"].fillna(1) == 1])
             lines["PPO without a teacher"] = students[students["distill_lambda"] == 0]
             title = f"{plain_name(env_id)}, smaller students" + (
@@ -253,7 +265,7 @@ def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     figures["lambda_mujoco"] = panels_of_lambda(grid, "lambda-mujoco", one_by_one), 2, 4.6
     figures["imperfect_mujoco"] = (panels_of_imperfect_mujoco(grid),)
     figures["sb3_ppo"] = panels_of_sb3(grid), 2, 4.6
-    figures["pixels"] = panels_of_pixels(grid), 2, 4.6
+    figures["pixels"] = panels_of_pixels(grid), 2, 6.4
     games = [[env_id] for env_id in PIXEL_STEPS]
     figures["pixels_lambda"] = panels_of_lambda(grid, "pixels", games), 2, 4.6
     figures["gradient"] = (panels_of_gradient(grid),)

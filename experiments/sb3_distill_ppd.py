@@ -57,7 +57,7 @@ def make_model(args: Args, settings: ppd.Args):
     policy, common = sb3.make_policy("mujoco", settings.hidden_sizes), sb3.settings_of(settings)
     model = sb3_distill.ProximalPolicyDistillation(env=envs, **policy, **common)
     teacher = sb3.make_teacher("mujoco", str(path), envs, common)
-    envs.obs_rms.update = lambda obs: None  # the teacher's statistics, frozen (Appendix A.3)
+    envs.obs_rms.update = lambda obs: None  # the teacher's statistics, frozen (Appendix A.2)
     model.set_teacher(teacher, distill_lambda=args.distill_lambda, kl_mode="forward")
     set_random_seed(args.seed)
     return model, envs

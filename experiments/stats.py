@@ -62,9 +62,12 @@ def make_grid(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataFrame, p
 
     Fractions, errors among them, are of the teacher's score, or of the original's where it is
     imperfect; `area` is that of the evaluations on the way, `million_steps` are those to 90 %, or
-    all. A point's `score` and `fraction` are of the episodes that its run trained on.
+    all. A point's `score` and `fraction` are of the episodes that its run trained on, the latter
+    over `of_training`: those of its teacher's last 5 % of steps (Figure 1's dashed line), or the
+    reference where those are not on record, or had other noise.
     """
-    grid = pd.DataFrame([run.key for run in all_runs()])
+    studied = all_runs()
+    grid = pd.DataFrame([run.key for run in studied])
     keys = list(grid)
     grid = grid.astype(runs.dtypes[keys]).merge(runs, how="left")
     env_id, names = grid["env_id"], ("", "teacher_")
@@ -79,11 +82,16 @@ def make_grid(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataFrame, p
         above = grid[f"{name}score"] + grid[f"{name}score_se"]
         above = each(fraction_of_teacher, env_id, above, grid["reference"])
         grid[f"{name}fraction_se"] = above - grid[f"{name}fraction"]
-    of_training = grid["reference_training"].where(env_id.isin(PROCGEN), grid["reference"])
-    grid = grid.assign(row=grid.index, of_training=of_training)
 
-    points = curves.merge(grid[[*keys, "row", "steps", "reference", "of_training"]])
+    points = curves.merge(grid.assign(row=grid.index)[[*keys, "row", "steps", "reference"]])
     points["bin"] = (points["step"] / points["steps"] * BINS).round().astype(int)
+    at_the_end = points[points["bin"] > 0.95 * BINS].groupby("row")["training_return"].mean()
+    rows = {run.run_dir: row for row, run in enumerate(studied)}
+    teachers = pd.Series([run.origin and rows[run.origin.run_dir] for run in studied], dtype=float)
+    of_training = teachers.map(at_the_end).where(grid["log_std_shift"] == 0)
+    scores = grid["reference_training"].where(env_id.isin(PROCGEN), grid["reference"])
+    grid = grid.assign(row=grid.index, of_training=of_training.fillna(scores))
+    points = points.merge(grid[["row", "of_training"]])
     for name, column, reference in [
         ("", "training_return", "of_training"),
         ("evaluation_", "evaluation", "reference"),

@@ -225,9 +225,26 @@ def test_figures_are_drawn_for_what_there_is(results):
     # The score grows in a straight line to 1.5 of the teacher: 0.9 at six tenths of the way.
     assert axes.get_title() == "PPD, larger students: Hopper-v4" and len(circles) == 5
     assert circles[0].get_xdata()[0] == pytest.approx(0.6 * 2_000_448, rel=0.02)
+    # Of the last returns of its teacher's training, which grow in a straight line to 3000; of the
+    # score, 1000, where the teacher had other noise.
+    drawn = {axes.get_title(): axes for axes in curves.draw(figures["gradient"][0], points).axes}
+    for title, teacher in [("Ant-v4, smaller", 0.98 * 3000), ("Ant-v4, smaller, log σ -2", 1000)]:
+        assert drawn[title].lines[0].get_label().startswith("Equation 2")
+        assert drawn[title].lines[0].get_ydata()[-1] == pytest.approx(900 / teacher, rel=0.01)
     [axes] = curves.draw(figures["imperfect_mujoco"][0], points).axes
     lines = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
     assert (lines["imperfect teacher"], lines["original teacher"]) == (400, 1200)
+
+
+def test_a_teachers_band_is_one_deviation(results):
+    """Figures 3 to 5: two seeds, of which the second ends 1000 higher."""
+    grid, points = stats.make_grid(*report.read_tables(results))
+    [panel] = [p for p in curves.panels_of_teachers(grid, "mujoco") if p.title == "Ant-v4"]
+    [axes] = curves.draw([panel], points).axes
+    [band] = axes.collections
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(3500, rel=0.01)
+    top = band.get_paths()[0].vertices[:, 1].max()
+    assert top == pytest.approx(3500 + 1000 / 2**0.5, rel=0.01)
 
 
 DAMAGES = {
