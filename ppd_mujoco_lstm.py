@@ -2,19 +2,17 @@
 
     python ppd_mujoco_lstm.py --env-id Hopper-v4       # sees positions; the teacher, velocities too
     python ppd_mujoco_lstm.py --memory none            # the same student without its memory
-    python ppd_mujoco_lstm.py --pg-coef 0              # distillation alone
     python ppd_mujoco_lstm.py --resume runs/<run>      # go on where a run stopped
 
-"Proximal Policy Distillation" (Spigler, TMLR 2025) names this use and leaves it open: a student
-"with memory (e.g., LSTM-based), provided that the teacher policy has access to the full environment
-state". The objective is that of ppd_mujoco.py, h being all that the student has seen so far:
+"Proximal Policy Distillation" (Spigler, TMLR 2025) leaves open a student "with memory (e.g.,
+LSTM-based), provided that the teacher policy has access to the full environment state". The
+objective is that of ppd_mujoco.py, h being all that the student has seen so far:
 
     max  mean[ min(r·Â, clip(r, 1−ε, 1+ε)·Â) + α·H(π_θ) − λ·KL(π_T(s) ‖ π_θ(h))·max(r, 1−ε) ]
 
-It differs from ppd_mujoco.py only in what a student sees and remembers (`diff` shows it): an LSTM
-is stepped through a rollout, forgets where an episode ends, and learns from whole sequences of some
-environments. The method comes first: Args, losses, networks, `train`. T steps in N environments
-are B samples, T of each environment; D numbers observed, A acted, H remembered by an LSTM.
+Unlike in ppd_mujoco.py (`diff` shows it) an LSTM is stepped through a rollout, forgets where an
+episode ends, and learns from whole sequences. With `--pg-coef 0` it is distillation alone. T steps
+in N environments are B samples; D numbers observed, A acted, H remembered by an LSTM.
 """
 
 import atexit
@@ -87,7 +85,7 @@ class Args:
     teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
     student_size: Literal["smaller", "same", "larger"] = "same"  # beside the teacher's (Table 4)
     distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
-    distill_lambda_final: float | None = None  # λ at the end, reached linearly; unset: constant
+    distill_lambda_final: float | None = None  # λ that it goes to, linearly; unset: constant
     ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)
     kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), the paper's; or KL(π_θ ‖ π_T)
 
@@ -152,6 +150,8 @@ def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
 def policy_kl(teacher_dist, student_dist, direction):
     """KL divergence per state, summed over action dimensions: distributions of M states to (M,)."""
     p, q = (teacher_dist, student_dist) if direction == "forward" else (student_dist, teacher_dist)
+    if hasattr(p, "logits"):  # torch's own is infinite where a probability underflows
+        return (p.probs * (p.logits - q.logits)).sum(-1)
     return kl_divergence(p, q)
 
 
@@ -266,6 +266,7 @@ def train(args: Args) -> dict:
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
+    torch.distributions.Distribution.set_default_validate_args(False)  # `Run.log` finds NaN
     envs = MujocoVectorEnv(args.env_id, N, args.num_workers)
     eval_envs = MujocoVectorEnv(args.env_id, 10, args.num_workers)
     box, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
@@ -538,11 +539,11 @@ class Run:
         self.command = f"python {self.script}.py {suite}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
         name = f"{args.env_id}__{self.script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.folder = Path(args.resume or args.run_dir or f"runs/{name.replace('/', '-')}")
+        self.folder = Path(args.resume or args.run_dir or f"runs/{re.sub('[/:]', '-', name)}")
         if args.resume is not None:
             if args != type(args)(resume=args.resume):
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
-            self.state = read_training_state(self.folder, self.command)
+            self.state = read_training_state(self.folder, self.command, args)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
         elif self.folder.exists() or not str(self.folder).isprintable():
             reason = "exists or is no plain name; give another, or go on with --resume"
@@ -554,6 +555,7 @@ class Run:
 
     def start(self, header: dict, parts: dict, teacher: dict | None = None) -> None:
         """Put `parts`, which have a state_dict, where a stopped run left them; begin to log."""
+        wandb = importlib.import_module("wandb") if self.args.track else None
         self.header, self.parts, self.saved = header, parts, time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=self.state is not None)
         self.lock = FileLock(self.folder / "lock")
@@ -575,11 +577,9 @@ class Run:
             self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
-        if self.args.track:
-            import wandb
-
+        if wandb:
             wandb.init(id=self.folder.name, config=args, resume="allow", sync_tensorboard=True)
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.step)
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
         rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
@@ -601,6 +601,7 @@ class Run:
         weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
+            atexit.unregister(print)  # it would end so again
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
         scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
         if episodes:
@@ -645,9 +646,9 @@ class Run:
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
-        for package in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen-mirror"):
+        for p in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen", "procgen-mirror"):
             with suppress(importlib.metadata.PackageNotFoundError):
-                facts["versions"][package] = importlib.metadata.version(package)
+                facts["versions"][p] = importlib.metadata.version(p)
         git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
         with suppress(OSError):
             facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
@@ -672,7 +673,7 @@ def check_args(args) -> None:
             if type(number) in (int, float) and not low <= number <= high:
                 raise UserError(f"--{name.replace('_', '-')} {number}: give {low} to {high}")
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+        raise UserError("--device cuda: torch finds no GPU; use --device cpu, or resume on one")
 
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
@@ -688,7 +689,7 @@ def write_file(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def read_training_state(folder: Path, command: str) -> dict:
+def read_training_state(folder: Path, command: str, args) -> dict:
     """What `Run.save` wrote. Raises UserError for a run that cannot go on."""
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
@@ -696,11 +697,11 @@ def read_training_state(folder: Path, command: str) -> dict:
         path = folder / "training_state.pt"
         assert not zipfile.ZipFile(path).testzip()  # torch.load checks no sums
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["command"]
+        found, names = state["command"], state["args"].keys()
     except Exception as error:  # torch raises many kinds
         raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
-    if found != command:
-        raise UserError(f"--resume {folder}: a run of `{found}`; resume it with that")
+    if found != command or names != vars(args).keys():
+        raise UserError(f"--resume {folder}: a run of `{found}`, maybe older; resume it with that")
     return state
 
 
@@ -796,12 +797,14 @@ def make_mujoco_env(env_id: str, **options) -> gym.Env:
             raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
     if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
         raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.int8)
-        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
+    actions = env.action_space
+    if isinstance(actions, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(actions.n),), np.int8)
+        env = gym.wrappers.TransformAction(env, lambda row: actions.start + row.argmax(), one_hot)
     for space in (env.observation_space, env.action_space):
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise UserError(f"--env-id {env_id}: has {space}; use an id with flat Boxes")
+        flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+        if not flat or space is actions and space.dtype.kind != "f":  # integers would be one-hot
+            raise UserError(f"--env-id {env_id}: has {space}; use flat Boxes of floats or Discrete")
     return env
 
 
@@ -821,17 +824,14 @@ class ReplayableEnv:
         return self.env.reset(seed=start if isinstance(start, int) else None)[0]
 
     def step(self, action: np.ndarray):
-        """obs, reward, terminated, truncated, and (final obs, return, length) where it ended.
-
-        obs is then the first of the next episode.
-        """
+        """obs, reward, terminated, truncated, and (final obs, return, length) where it ended."""
         obs, reward, terminated, truncated, _ = self.env.step(action)
         self.actions.append(action)
         self.episode_return += float(reward)
         if not (terminated or truncated):
             return obs, reward, terminated, truncated, None
         final = obs, self.episode_return, len(self.actions)
-        return self.reset(None), reward, terminated, truncated, final
+        return self.reset(None), reward, terminated, truncated, final  # obs of the next episode
 
     def get_episode(self, _):
         """How the running episode started, and its actions since."""

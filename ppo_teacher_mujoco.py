@@ -211,6 +211,7 @@ def train(args: Args) -> dict:
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
+    torch.distributions.Distribution.set_default_validate_args(False)  # `Run.log` finds NaN
     envs = MujocoVectorEnv(args.env_id, N, args.num_workers)
     eval_envs = MujocoVectorEnv(args.env_id, 10, args.num_workers)
     box, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
@@ -392,11 +393,11 @@ class Run:
         self.command = f"python {self.script}.py {suite}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
         name = f"{args.env_id}__{self.script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.folder = Path(args.resume or args.run_dir or f"runs/{name.replace('/', '-')}")
+        self.folder = Path(args.resume or args.run_dir or f"runs/{re.sub('[/:]', '-', name)}")
         if args.resume is not None:
             if args != type(args)(resume=args.resume):
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
-            self.state = read_training_state(self.folder, self.command)
+            self.state = read_training_state(self.folder, self.command, args)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
         elif self.folder.exists() or not str(self.folder).isprintable():
             reason = "exists or is no plain name; give another, or go on with --resume"
@@ -408,6 +409,7 @@ class Run:
 
     def start(self, header: dict, parts: dict, teacher: dict | None = None) -> None:
         """Put `parts`, which have a state_dict, where a stopped run left them; begin to log."""
+        wandb = importlib.import_module("wandb") if self.args.track else None
         self.header, self.parts, self.saved = header, parts, time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=self.state is not None)
         self.lock = FileLock(self.folder / "lock")
@@ -429,11 +431,9 @@ class Run:
             self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
-        if self.args.track:
-            import wandb
-
+        if wandb:
             wandb.init(id=self.folder.name, config=args, resume="allow", sync_tensorboard=True)
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.step)
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
         rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
@@ -455,6 +455,7 @@ class Run:
         weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
+            atexit.unregister(print)  # it would end so again
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
         scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
         if episodes:
@@ -499,9 +500,9 @@ class Run:
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
-        for package in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen-mirror"):
+        for p in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen", "procgen-mirror"):
             with suppress(importlib.metadata.PackageNotFoundError):
-                facts["versions"][package] = importlib.metadata.version(package)
+                facts["versions"][p] = importlib.metadata.version(p)
         git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
         with suppress(OSError):
             facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
@@ -526,7 +527,7 @@ def check_args(args) -> None:
             if type(number) in (int, float) and not low <= number <= high:
                 raise UserError(f"--{name.replace('_', '-')} {number}: give {low} to {high}")
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+        raise UserError("--device cuda: torch finds no GPU; use --device cpu, or resume on one")
 
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
@@ -542,7 +543,7 @@ def write_file(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def read_training_state(folder: Path, command: str) -> dict:
+def read_training_state(folder: Path, command: str, args) -> dict:
     """What `Run.save` wrote. Raises UserError for a run that cannot go on."""
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
@@ -550,11 +551,11 @@ def read_training_state(folder: Path, command: str) -> dict:
         path = folder / "training_state.pt"
         assert not zipfile.ZipFile(path).testzip()  # torch.load checks no sums
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["command"]
+        found, names = state["command"], state["args"].keys()
     except Exception as error:  # torch raises many kinds
         raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
-    if found != command:
-        raise UserError(f"--resume {folder}: a run of `{found}`; resume it with that")
+    if found != command or names != vars(args).keys():
+        raise UserError(f"--resume {folder}: a run of `{found}`, maybe older; resume it with that")
     return state
 
 
@@ -621,12 +622,14 @@ def make_mujoco_env(env_id: str, **options) -> gym.Env:
             raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
     if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
         raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        one_hot = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.int8)
-        env = gym.wrappers.TransformAction(env, np.argmax, one_hot)
+    actions = env.action_space
+    if isinstance(actions, gym.spaces.Discrete):
+        one_hot = gym.spaces.Box(0, 1, (int(actions.n),), np.int8)
+        env = gym.wrappers.TransformAction(env, lambda row: actions.start + row.argmax(), one_hot)
     for space in (env.observation_space, env.action_space):
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise UserError(f"--env-id {env_id}: has {space}; use an id with flat Boxes")
+        flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+        if not flat or space is actions and space.dtype.kind != "f":  # integers would be one-hot
+            raise UserError(f"--env-id {env_id}: has {space}; use flat Boxes of floats or Discrete")
     return env
 
 
@@ -646,17 +649,14 @@ class ReplayableEnv:
         return self.env.reset(seed=start if isinstance(start, int) else None)[0]
 
     def step(self, action: np.ndarray):
-        """obs, reward, terminated, truncated, and (final obs, return, length) where it ended.
-
-        obs is then the first of the next episode.
-        """
+        """obs, reward, terminated, truncated, and (final obs, return, length) where it ended."""
         obs, reward, terminated, truncated, _ = self.env.step(action)
         self.actions.append(action)
         self.episode_return += float(reward)
         if not (terminated or truncated):
             return obs, reward, terminated, truncated, None
         final = obs, self.episode_return, len(self.actions)
-        return self.reset(None), reward, terminated, truncated, final
+        return self.reset(None), reward, terminated, truncated, final  # obs of the next episode
 
     def get_episode(self, _):
         """How the running episode started, and its actions since."""

@@ -420,11 +420,11 @@ class Run:
         self.command = f"python {self.script}.py {suite}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
         name = f"{args.env_id}__{self.script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.folder = Path(args.resume or args.run_dir or f"runs/{name.replace('/', '-')}")
+        self.folder = Path(args.resume or args.run_dir or f"runs/{re.sub('[/:]', '-', name)}")
         if args.resume is not None:
             if args != type(args)(resume=args.resume):
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
-            self.state = read_training_state(self.folder, self.command)
+            self.state = read_training_state(self.folder, self.command, args)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
         elif self.folder.exists() or not str(self.folder).isprintable():
             reason = "exists or is no plain name; give another, or go on with --resume"
@@ -436,6 +436,7 @@ class Run:
 
     def start(self, header: dict, parts: dict, teacher: dict | None = None) -> None:
         """Put `parts`, which have a state_dict, where a stopped run left them; begin to log."""
+        wandb = importlib.import_module("wandb") if self.args.track else None
         self.header, self.parts, self.saved = header, parts, time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=self.state is not None)
         self.lock = FileLock(self.folder / "lock")
@@ -457,11 +458,9 @@ class Run:
             self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
         self.save()
         args = asdict(self.args)
-        if self.args.track:
-            import wandb
-
+        if wandb:
             wandb.init(id=self.folder.name, config=args, resume="allow", sync_tensorboard=True)
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.step)
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
         rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
@@ -483,6 +482,7 @@ class Run:
         weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
             advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
+            atexit.unregister(print)  # it would end so again
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
         scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
         if episodes:
@@ -527,9 +527,9 @@ class Run:
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
-        for package in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen-mirror"):
+        for p in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen", "procgen-mirror"):
             with suppress(importlib.metadata.PackageNotFoundError):
-                facts["versions"][package] = importlib.metadata.version(package)
+                facts["versions"][p] = importlib.metadata.version(p)
         git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
         with suppress(OSError):
             facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
@@ -554,7 +554,7 @@ def check_args(args) -> None:
             if type(number) in (int, float) and not low <= number <= high:
                 raise UserError(f"--{name.replace('_', '-')} {number}: give {low} to {high}")
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+        raise UserError("--device cuda: torch finds no GPU; use --device cpu, or resume on one")
 
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
@@ -570,7 +570,7 @@ def write_file(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def read_training_state(folder: Path, command: str) -> dict:
+def read_training_state(folder: Path, command: str, args) -> dict:
     """What `Run.save` wrote. Raises UserError for a run that cannot go on."""
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
@@ -578,11 +578,11 @@ def read_training_state(folder: Path, command: str) -> dict:
         path = folder / "training_state.pt"
         assert not zipfile.ZipFile(path).testzip()  # torch.load checks no sums
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["command"]
+        found, names = state["command"], state["args"].keys()
     except Exception as error:  # torch raises many kinds
         raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
-    if found != command:
-        raise UserError(f"--resume {folder}: a run of `{found}`; resume it with that")
+    if found != command or names != vars(args).keys():
+        raise UserError(f"--resume {folder}: a run of `{found}`, maybe older; resume it with that")
     return state
 
 

@@ -152,6 +152,37 @@ def test_a_simulator_that_does_not_replay_is_reported(env_id, warned, capsys):
     gym.registry.pop("Noisy-v0", None)
 
 
+class Acted(Noisy):
+    """It observes the action that it was given."""
+
+    action_space = gym.spaces.Discrete(3, start=5)
+
+    def step(self, action):
+        return np.full(1, action, np.float32), 0.0, False, False, {}
+
+
+@pytest.fixture
+def register():
+    """Make a class known by an id, for as long as the test runs."""
+    gym.register("Toy-v0", Acted)
+    yield
+    gym.registry.pop("Toy-v0")
+
+
+def test_discrete_actions_begin_where_they_begin(register):
+    envs = script.MujocoVectorEnv("Toy-v0", 3, 2)
+    envs.reset(seed=1)
+    assert envs.single_action_space == gym.spaces.Box(0, 1, (3,), np.int8)
+    assert envs.step(np.eye(3))[0].tolist() == [[5], [6], [7]]
+
+
+def test_a_box_of_integers_is_no_choice(register, monkeypatch):
+    """Its rows would be taken for one-hot ones."""
+    monkeypatch.setattr(Acted, "action_space", gym.spaces.Box(0, 9, (3,), np.int64))
+    with pytest.raises(script.UserError, match="Box.*int64.*use flat Boxes of floats"):
+        script.make_mujoco_env("Toy-v0")
+
+
 def test_a_dead_worker_ends_the_run():
     before = set(active_children())
     envs = script.MujocoVectorEnv("Pendulum-v1", 4, 3)

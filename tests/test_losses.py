@@ -176,12 +176,17 @@ def test_a_changed_factor_is_seen(function, old, new):
         check_against_oracle(mutant(name, function, old, new), FAMILIES[name])
 
 
+@pytest.mark.parametrize("name", ["ppd_atari", "ppd_mujoco", "ppd_mujoco_lstm", *BASELINES])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_kl_of_a_teacher_who_is_very_sure(direction):
+def test_kl_of_a_teacher_who_is_very_sure(name, direction):
     """Its probabilities underflow, as those of a corrupted teacher do; the KL stays finite."""
     sure, unsure = torch.tensor([[0.0, 120.0, -90.0]]), torch.tensor([[0.3, 0.1, -0.2]])
-    script, pair = load("ppd_atari"), [sure, unsure.requires_grad_()]
-    dists = [script.PixelAgent.distribution(None, logits) for logits in pair]
+    script, pair = load(name), [sure, unsure.requires_grad_()]
+    if "atari" in name:
+        dists = [script.PixelAgent.distribution(None, logits) for logits in pair]
+    else:  # one of three actions
+        agent = script.MujocoAgent(np.zeros(3, np.int8), np.ones(3, np.int8), 1, (2,))
+        dists = [agent.distribution(logits) for logits in pair]
     exact = [torch.log_softmax(logits.detach().double(), -1) for logits in pair]
     p, q = exact if direction == "forward" else exact[::-1]
     kl = script.policy_kl(*dists, direction)

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from functools import cache
 
@@ -15,6 +16,7 @@ import torch
 from filelock import FileLock
 from helpers import RUNS, TEACHERS, FakeEnvs, NoWriter, assert_same_weights, load, make_args
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PPO_RUNS = [run for run in RUNS if run[0] not in helpers.BASELINES]
 PPD_RUNS = [run for run in RUNS if run[0] in helpers.PPD_SCRIPTS]
@@ -239,6 +241,42 @@ def test_a_resumed_run_wants_its_first_teacher(almost_finished, refused, tmp_pat
     refused(*almost_finished, "its teacher has changed")
 
 
+def test_a_run_with_other_arguments_is_not_resumed(almost_finished, refused, tmp_path):
+    """As an older version may have had."""
+    path = tmp_path / "run" / "training_state.pt"
+    state = torch.load(path, weights_only=True)
+    state["args"]["old"] = state["args"].pop("kl")
+    torch.save(state, path)
+    refused(*almost_finished, "maybe older")
+
+
+def test_a_run_that_cannot_be_tracked_leaves_nothing(refused, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    refused(load("ppo_teacher_mujoco"), ["--track", "--run-dir", tmp_path / "run"], "wandb")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_logged_survives_a_resume(monkeypatch, tmp_path):
+    """TensorBoard drops what a stopped run logged after its checkpoint, and no more."""
+    script, calls = load("ppo_teacher_mujoco"), []
+    function = script.value_loss
+    monkeypatch.setattr(script, "evaluate", helpers.no_score)
+
+    def stop(*arguments):
+        calls.append(None)
+        if len(calls) > 2 * 6:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    monkeypatch.setattr(script, "value_loss", stop)
+    with pytest.raises(KeyboardInterrupt):
+        script.train(make_args(script, "mujoco", tmp_path / "run", save_every=0))
+    monkeypatch.setattr(script, "value_loss", function)
+    script.train(script.Args(resume=str(tmp_path / "run")))
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [event.step for event in events.Scalars("losses/value_loss")] == [64, 128, 192]
+
+
 @pytest.mark.parametrize("file", ["training_state.pt", "agent.safetensors"])
 def test_a_run_that_cannot_save_says_so(file, almost_finished, refused, tmp_path):
     """A full disk, a folder that is gone or read-only; here, a folder in the file's place."""
@@ -412,10 +450,22 @@ def test_nan_stops_the_run(run, monkeypatch, train, tmp_path):
     name = " ".join(
         [f"python {script.__name__}.py", *[suite] * (script.__name__ in helpers.BASELINES)]
     )
-    state = script.read_training_state(tmp_path / "run", name)
+    args = helpers.args_class(script, suite)()
+    state = script.read_training_state(tmp_path / "run", name, args)
     assert state["history"]["steps"] == 128
     assert all(tensor.isfinite().all() for tensor in state["agent"].values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_choice_that_breaks_down_ends_with_one_line(tmp_path):
+    """NaN among logits of discrete actions; not to be resumed, which would end so again."""
+    script = load("ppo_teacher_mujoco")
+    changes = {"env_id": "CartPole-v1", "learning_rate": 1e12}
+    with start(script, "mujoco", make_args(script, "mujoco", tmp_path / "run", **changes)) as run:
+        output, errors = run.communicate(timeout=300)
+    assert run.returncode == 2, errors
+    assert "Traceback" not in errors and "NaN or infinite loss at step 64" in errors
+    assert "stopped; go on with" not in output
 
 
 def test_exploding_weights_stop_the_run(monkeypatch, train, tmp_path):
