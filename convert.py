@@ -20,6 +20,7 @@ import json
 import logging
 import pickle
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -428,7 +429,9 @@ def import_teacher(args: Import) -> None:
         print(f"WARNING: plays worse than expected: {causes}?")
     header["score"] = {k: score[k] for k in ("mean", "standard_error", "episodes")}
     script.write_file(Path(args.out), script.pack_agent(agent.state_dict(), header))
-    use = f"python ppd_{header['suite']}.py --env-id {env_id} --teacher {args.out}"
+    module, colon, _ = args.env_id.rpartition(":")  # that registers the environment
+    use = f"python ppd_{header['suite']}.py --env-id {module}{colon}{env_id}"
+    use += f" --teacher {shlex.quote(args.out)}"
     print(f"{args.out}: written; distil it with: {use}")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 import tyro
@@ -100,9 +101,23 @@ def make_envs(script, header: dict, levels: str = "unseen"):
     return script.MujocoVectorEnv(env_id, 10, min(threads, 6))
 
 
+def check_sizes(agent, envs, header: dict) -> None:
+    """Raises UserError where the environment is not one of the sizes that an agent was made for."""
+    observed, acted = envs.single_observation_space, envs.single_action_space
+    if header["suite"] == "mujoco":
+        here = *observed.shape, *acted.shape, acted.dtype.kind == "f"
+        agents = len(agent.obs_mean), *agent.action_low.shape, agent.action_low.is_floating_point()
+    else:
+        here, agents = (int(acted.n),), agent.actor[1].bias.shape
+    if here != tuple(agents):
+        reason = f"has other observations or actions than the agent's, {here} and {tuple(agents)}"
+        raise UserError(f"--env-id {header['env_id']}: {reason}; give one of the same sizes")
+
+
 def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
-    """The script's own score, with returns and lengths of the episodes."""
+    """The script's own score, with returns and lengths of the episodes. Raises UserError."""
     envs = make_envs(script, header, levels)
+    check_sizes(agent, envs, header)
     if hasattr(agent, "reset"):  # it has a memory
         envs = script.ForgettingEnvs(envs, agent)
     score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
@@ -123,14 +138,15 @@ def film_mujoco(script, agent, header: dict, seed: int):
     """Frames of one episode, and how many a second. Raises UserError where nothing can be drawn."""
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # drawing without a screen
+    env_id = header["env_id"]
     try:
-        env = script.make_mujoco_env(header["env_id"], render_mode="rgb_array")
+        env = script.make_mujoco_env(env_id, render_mode="rgb_array")
         obs, _ = env.reset(seed=seed)
         follow_robot(env)
         env.render()
-    except (ImportError, AttributeError, RuntimeError) as error:
+    except (gym.error.Error, ImportError, AttributeError, RuntimeError) as error:
         advice = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa with libosmesa6"
-        raise UserError(f"--video: MuJoCo cannot draw here ({error}); {advice}") from error
+        raise UserError(f"--video: {env_id} cannot draw here ({error}); {advice}") from error
 
     def frames(obs):
         ended = False
@@ -207,7 +223,8 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     score = play(script, agent, header, episodes, seed, args.levels)
     torch.set_num_threads(threads)
     if args.video:
-        video = Path(args.video) / f"{env_id}__{header['script']}__{header['seed']}.mp4"
+        parts = Path(path).resolve().with_suffix("").parts[-2:]  # of its own for each checkpoint
+        video = Path(args.video) / f"{'__'.join(parts)}__{env_id}.mp4"
         film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]
         levels = [args.levels] if suite == "procgen" else []
         write_video(video, *film(script, agent, header, 10_000 + seed, *levels))
@@ -239,14 +256,16 @@ def main() -> None:
             raise UserError(f"--seed {args.seed}: must be from 0 to 2**30")
         for path in args.checkpoints:  # all of them before the first long evaluation
             load(path)
+        if args.video:
+            Path(args.video).mkdir(parents=True, exist_ok=True)
         titles = ["checkpoint", "env", "script", "network", "trained steps"]
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
         for path in args.checkpoints:
             print("| " + " | ".join(score_checkpoint(path, args)) + " |")
     except Exception as error:
-        if type(error).__name__ != "UserError":  # each script has its own
-            raise
+        if type(error).__name__ != "UserError" and not isinstance(error, OSError):
+            raise  # each script has a UserError of its own
         print(f"evaluate: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """PPO on Atari: trains the teachers that `ppd_atari.py` distils.
 
     python ppo_teacher_atari.py --env-id PongNoFrameskip-v4            # the paper's 10 M steps
-    python ppo_teacher_atari.py --env-id QbertNoFrameskip-v4 --size smaller --bfloat16  # for a CPU
+    python ppo_teacher_atari.py --env-id QbertNoFrameskip-v4 --size smaller  # on a CPU
     python ppo_teacher_atari.py --resume runs/<run>                    # go on where a run stopped
 
 PPO-clip (Schulman et al., 2017) as in "Proximal Policy Distillation" (Spigler, TMLR 2025), A.2:

@@ -1,7 +1,7 @@
 """PPO on MuJoCo: trains the teachers that `ppd_mujoco.py` distils.
 
     python ppo_teacher_mujoco.py --env-id Hopper-v4                # the paper's 10 M steps
-    python ppo_teacher_mujoco.py --env-id Walker2d-v5 --seed 200   # any Gymnasium id, Box to Box
+    python ppo_teacher_mujoco.py --env-id Walker2d-v5 --seed 200   # any Gymnasium id of flat Boxes
     python ppo_teacher_mujoco.py --resume runs/<run>               # go on where a run stopped
 
 PPO-clip (Schulman et al., 2017) as in "Proximal Policy Distillation" (Spigler, TMLR 2025), A.2:

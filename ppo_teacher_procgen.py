@@ -1,7 +1,7 @@
 """PPO on Procgen: trains the teachers that `ppd_procgen.py` distils.
 
     python ppo_teacher_procgen.py --env-id coinrun                     # the paper's 30 M steps
-    python ppo_teacher_procgen.py --env-id coinrun --size smaller --bfloat16    # for a CPU
+    python ppo_teacher_procgen.py --env-id coinrun --size smaller    # for a CPU
     python ppo_teacher_procgen.py --resume runs/<run>                  # go on where a run stopped
 
 PPO-clip (Schulman et al., 2017) as in "Proximal Policy Distillation" (Spigler, TMLR 2025), A.2:

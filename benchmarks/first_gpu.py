@@ -104,9 +104,11 @@ def make_steps(script, args: Args, size: str, settings: dict):
     def minibatch(laps: Laps) -> None:
         laps.mark("start")
         mb = torch.randperm(2 * M, device=args.device)[:M]
-        dist = agent.policy(b_obs[mb])
+        normalized = agent.normalize(b_obs[mb], agent.bfloat16)  # once for both networks
+        laps.mark("frames")
+        dist = agent.distribution(agent.run(agent.actor, normalized))
         laps.mark("policy")
-        values = agent.value(b_obs[mb])
+        values = agent.run(agent.critic, normalized).squeeze(-1)
         laps.mark("critic")
         ratio = (dist.log_prob(b_actions[mb]) - b_logprobs[mb]).exp()
         advantages = script.normalize_advantages(b_advantages[mb])

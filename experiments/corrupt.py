@@ -71,8 +71,14 @@ def corrupt(args: Args) -> dict:
     if "score" not in header:
         raise UserError(f"teacher {args.teacher}: no score yet; finish its training with --resume")
     agent, header = getattr(script, f"load_{header['suite']}_agent")(args.teacher)
+    if header["suite"] == "mujoco":
+        torch.set_num_threads(1)  # more only slow so small a network down
     add_noise(agent, sigma, args.seed)
     if shift:
+        if not agent.action_low.is_floating_point():
+            raise UserError(
+                f"--log-std-shift: {args.teacher} chooses one of some actions, no log σ"
+            )
         agent.log_std.data += shift
         header["log_std_shift"] = shift
     agent.to(args.device)
@@ -91,7 +97,6 @@ def corrupt(args: Args) -> dict:
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    torch.set_num_threads(1)  # more only slow so small a network down
     try:
         header = corrupt(args)
     except Exception as error:

@@ -3,8 +3,9 @@
     python -m experiments.curves docs/qbert.png RUN [RUN …]
 
 Of the latter, thin: the mean raw return of each rollout's finished episodes (sampled actions),
-smoothed over 20 rollouts; dots: evaluations with deterministic actions; dashed: the score of the
-teacher, where the runs are students'. A stopped run is drawn as far as its last checkpoint.
+smoothed over 20 rollouts; dots: evaluations (deterministic actions, except on Procgen); dashed: the
+score of the teacher, where the runs are students'. Up to five runs; one that was stopped is drawn
+as far as its last checkpoint.
 """
 
 import json
@@ -320,6 +321,6 @@ def draw_runs(path: str, runs: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    if not 3 <= len(sys.argv) <= 2 + len(STYLES):
         sys.exit("usage: python -m experiments.curves FIGURE.png RUN [RUN …]")
     draw_runs(sys.argv[1], sys.argv[2:])

@@ -2,10 +2,10 @@
 
     python -m experiments.film teachers/*.safetensors --out docs/teachers.webp
 
-Each plays the first episode of its final score; one that ends sooner stays on its last frame.
+Each plays an episode from the seed of its final score (on MuJoCo and Atari, the first of that); one
+that ends sooner stays on its last frame.
 """
 
-import importlib
 import sys
 from dataclasses import dataclass
 from itertools import islice
@@ -31,11 +31,9 @@ class Args:
 
 def film(path: str, args: Args) -> list[Image.Image]:
     """One checkpoint's pictures, as many as `args` asks for. Raises the UserErrors of evaluate."""
-    header = evaluate.read_header(path)
-    script, suite = importlib.import_module(header["script"]), header["suite"]
-    agent, _ = getattr(script, f"load_{suite}_agent")(path)
-    levels = ["unseen"] if suite == "procgen" else []
-    start = getattr(evaluate, f"film_{suite}")
+    script, agent, header = evaluate.load(path)
+    levels = ["unseen"] if header["suite"] == "procgen" else []
+    start = getattr(evaluate, f"film_{header['suite']}")
     frames, rate = start(script, agent, header, 10_000 + header["seed"], *levels)
     wanted = np.arange(round(args.seconds * args.frames_per_second)) / args.frames_per_second
     wanted = np.round(wanted * float(rate)).astype(int).tolist()

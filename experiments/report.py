@@ -7,6 +7,7 @@ for it, a cell that rests on fewer runs than the paper's says on how many, and m
 """
 
 import gzip
+import importlib
 import io
 import json
 import sys
@@ -127,7 +128,7 @@ def row_of_result(study: str, run_dir: Path, result: dict) -> dict:
         row["distill_lambda"] = float(args["distill_lambda"])
         row["ratio_gradient"] = args.get("ratio_gradient", True)  # the first runs had no choice
     row |= {name: float(teacher.get(name, 0)) for name in ("sigma", "log_std_shift")}
-    row |= {name: result[name] for name in ("steps", "steps_per_second", "git_commit")}
+    row |= {name: result.get(name) for name in ("steps", "steps_per_second", "git_commit")}
     row |= {"episodes": score["episodes"], "distinct_episodes": score.get("distinct")}
     row |= {"score_se": score["standard_error"], "hours": result["seconds"] / 3600}
     row["teacher_score_se"] = result.get("teacher_score", {}).get("standard_error")
@@ -160,6 +161,18 @@ def curve_of_result(result: dict) -> pd.DataFrame:
     return points.assign(step=[round(number * steps / BINS) for number in points.index])
 
 
+def other_settings(run: studies.Run, args: dict) -> list[str]:
+    """The arguments in which a run is not the study's, but for those of the machine."""
+    if run.method == "sb3-ppo":
+        return []  # its script needs a library that a report does not
+    script, *suite = run.script
+    module = importlib.import_module(script.removesuffix(".py"))
+    kind = getattr(module, f"{run.suite.capitalize()}Args" if suite else "Args")
+    planned = json.loads(json.dumps(vars(tyro.cli(kind, args=run.flags()))))
+    names = planned.keys() & args.keys() - studies.OF_THE_MACHINE
+    return sorted(name for name in names if planned[name] != args[name])
+
+
 def read_runs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Rows and curves of the finished runs in a folder, and what was left out and why."""
     rows, curves, left_out = {}, {}, []
@@ -175,6 +188,8 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
             run = expected.get(key)
             if run is None or row["steps"] < run.steps:
                 raise UserError("not a run of a study, by its arguments or its length")
+            if names := other_settings(run, result["args"]):
+                raise UserError(f"not a run of a study: other arguments for its {', '.join(names)}")
             if run.origin and result["teacher"].get("seed") != run.origin.seed:
                 raise UserError(f"its teacher is not that of seed {run.origin.seed}")
             if not np.isfinite(row["score"]) or curve.empty:

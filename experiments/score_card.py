@@ -10,6 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from experiments import studies
+
 TEACHERS = Path(__file__).parent.parent / "teachers"
 PAPER = {"Ant-v4": "3574", "HalfCheetah-v4": "6664", "Hopper-v4": "2510", "Humanoid-v4": "4540"}
 PAPER |= {"coinrun": "6.28; training levels 7.29"}
@@ -39,8 +41,10 @@ def score_text(score: dict, digits: int) -> str:
 
 def row(result: dict) -> str:
     args, versions, env_id = result["args"], result["versions"], result["args"]["env_id"]
-    simulator = {"mujoco": "mujoco", "atari": "ale-py", "procgen": "procgen-mirror"}
-    used = ("torch", "gymnasium", simulator[result["script"].removeprefix("ppo_teacher_")])
+    simulators = {"mujoco": ["mujoco"], "atari": ["ale-py"]}
+    simulators |= {"procgen": ["procgen", "procgen-mirror"]}  # the former on Python 3.10
+    suite = result["script"].removeprefix("ppo_teacher_")
+    used = [n for n in ("torch", "gymnasium", *simulators[suite]) if n in versions]
     score = score_text(result["score"], 2 if "score_training" in result else 1)
     if "human_normalized" in result["score"]:
         score += f"; human-normalised {result['score']['human_normalized']:.2f}"
@@ -53,18 +57,19 @@ def row(result: dict) -> str:
         score,
         PAPER.get(env_id, "–"),
         f"{result['seconds'] / 3600:.2f}",
-        result["git_commit"],
+        result.get("git_commit", "–"),
         ", ".join(f"{name} {versions[name]}" for name in used),
     ]
     return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
 def deviations(result: dict) -> dict:
-    """The flags in which a teacher is not the paper's."""
-    defaults = importlib.import_module(result["script"]).Args()
-    names = ("size", "total_timesteps", "bfloat16")
-    found = {name: result["args"][name] for name in names if name in result["args"]}
-    return {name: value for name, value in found.items() if value != getattr(defaults, name, value)}
+    """The flags in which a teacher is not the paper's, but for those of the machine."""
+    args, kind = result["args"], importlib.import_module(result["script"]).Args
+    paper = vars(kind(env_id=args["env_id"], seed=args["seed"], size=args["size"]))
+    paper = json.loads(json.dumps(paper | {"size": kind().size}))
+    names = paper.keys() & args.keys() - (studies.OF_THE_MACHINE - {"bfloat16"})
+    return {name: args[name] for name in args if name in names and args[name] != paper[name]}
 
 
 def note(result: dict) -> str:
@@ -79,6 +84,8 @@ def note(result: dict) -> str:
 
 def warning(result: dict) -> str:
     """A sentence about a teacher whose last weights, which the protocol scores, are a bad one."""
+    if len(result["evaluations"]) < 2:
+        return ""
     before, after = result["evaluations"][-2][1], result["score"]["mean"]
     if after > 0.7 * before:
         return ""
@@ -90,7 +97,8 @@ def command(result: dict) -> str:
     args = result["args"]
     text = f"    python {result['script']}.py --env-id {args['env_id']} --seed {args['seed']}"
     for name, value in deviations(result).items():
-        text += f" --{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        words = value if isinstance(value, list) else [] if value is True else [value]
+        text += " ".join([f" --{name.replace('_', '-')}", *map(str, words)])
     return text + "\n"
 
 

@@ -48,9 +48,12 @@ def fraction_of_teacher(env_id: str, score: float, teacher_score: float) -> floa
 
 
 def steps_to_90_percent(env_id: str, evaluations: list, teacher_score: float) -> int | None:
-    """The first evaluation [step, mean score, …] at 90 % of the teacher; None if there is none."""
-    wanted = 0.9 * normalize(env_id, teacher_score)
-    return next((e[0] for e in evaluations if normalize(env_id, e[1]) >= wanted), None)
+    """The first evaluation [step, mean score, …] at 90 % of the teacher; None if there is none.
+
+    Nor is there 90 % of a teacher that does not score above 0.
+    """
+    fractions = ((e[0], fraction_of_teacher(env_id, e[1], teacher_score)) for e in evaluations)
+    return next((step for step, fraction in fractions if fraction >= 0.9), None)
 
 
 def each(function, *columns: pd.Series) -> np.ndarray:

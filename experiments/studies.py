@@ -41,6 +41,9 @@ LOG_STD_SHIFT = -2.0  # of teachers with as little noise as people's have: its Ï
 PIXEL_STEPS = {"coinrun": 10_000_000, "CrazyClimberNoFrameskip-v4": 5_000_000}
 PIXEL_SIGMA = {"coinrun": 0.08, "CrazyClimberNoFrameskip-v4": 0.064}  # both teachers keep 0.55
 PIXEL_LAMBDA = {"coinrun": (0, 0.5, 2, 5), "CrazyClimberNoFrameskip-v4": (0,)}
+# Arguments that are no part of an experiment: of the machine, and of the run's files.
+OF_THE_MACHINE = {"device", "num_workers", "env_threads", "torch_threads", "compile", "bfloat16"}
+OF_THE_MACHINE |= {"save_every", "log_every", "run_dir", "resume", "teacher", "track"}
 
 
 def suite_of(env_id: str) -> str:

@@ -121,6 +121,18 @@ def pendulum():
         return {name: archive.read(name) for name in ("data", "policy.pth")}
 
 
+def test_the_next_command_names_the_module_and_quotes_the_file(
+    pendulum, tmp_path, monkeypatch, capsys
+):
+    """An environment that a module registers is known by module:Id alone."""
+    (tmp_path / "model.zip").write_bytes(zip_bytes(pendulum))
+    command = ["import", tmp_path / "model.zip", "--env-id", "gymnasium:Pendulum-v1"]
+    command += ["--out", tmp_path / "a teacher.safetensors", "--episodes", 1]
+    assert run_main(convert, command, monkeypatch) == 0
+    flags = f"--env-id gymnasium:Pendulum-v1 --teacher '{tmp_path}/a teacher.safetensors'"
+    assert capsys.readouterr().out.endswith(f"python ppd_mujoco.py {flags}\n")
+
+
 def test_old_sb3_shares_its_first_layers(pendulum, tmp_path):
     torch.manual_seed(0)
     shared, policy, value = mlp(3, 6, 1)[:2], mlp(6, 5, 1), mlp(6, 4, 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import load, make_teacher, shorten_episodes
+from helpers import load, make_teacher, save_agent, shorten_episodes
 
 from experiments import corrupt
 
@@ -54,6 +54,16 @@ def test_a_quieter_teacher(teacher, tmp_path):
     torch.testing.assert_close(after.pop("log_std"), before.pop("log_std") - 2)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (header["sigma"], header["log_std_shift"], header["seed"]) == (0.0, -2.0, 1)
+
+
+def test_a_choice_has_no_noise_to_lower(tmp_path):
+    box = load("ppd_mujoco").make_mujoco_env("CartPole-v1").action_space
+    agent = load("ppd_mujoco").MujocoAgent(box.low, box.high, 4, (5,))
+    make_teacher("mujoco", path := tmp_path / "CartPole-v1.safetensors")
+    header = load("ppd_mujoco").load_mujoco_agent(path)[1] | {"env_id": "CartPole-v1"}
+    save_agent(agent, path, header | {"score": SCORE})
+    with pytest.raises(corrupt.UserError, match="no log σ"):
+        make(path, tmp_path / "quiet.safetensors", log_std_shift=-2.0)
 
 
 REFUSED = [

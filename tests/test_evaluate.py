@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import av
+import gymnasium as gym
 import numpy as np
 import pytest
 from helpers import ROOT, load, make_args, make_teacher, run_main, save_agent, shorten_episodes
@@ -77,6 +78,22 @@ def test_video_plays(run, tmp_path, monkeypatch, capsys):
     assert min(orange) > 0.2 * max(orange) > 0
 
 
+def test_films_of_one_environment_and_seed_lie_side_by_side(tmp_path, monkeypatch):
+    """Each under its folder's name."""
+    films = []
+    monkeypatch.setattr(evaluate, "write_video", lambda path, *_: films.append(path))
+    monkeypatch.setattr(evaluate, "film_mujoco", lambda *_: (iter([]), 100))
+    for folder in ("smaller", "larger"):
+        (tmp_path / folder).mkdir()
+        make_teacher("mujoco", tmp_path / folder / "agent.safetensors")
+    paths = [str(tmp_path / folder / "agent.safetensors") for folder in ("smaller", "larger")]
+    args = evaluate.Args(tuple(paths), episodes=1, video=str(tmp_path / "films"))
+    for path in paths:
+        evaluate.score_checkpoint(path, args)
+    names = ["smaller__agent__Hopper-v4.mp4", "larger__agent__Hopper-v4.mp4"]
+    assert films == [tmp_path / "films" / name for name in names]
+
+
 def test_film_shows_checkpoints_side_by_side_in_real_time(run, tmp_path, monkeypatch, capsys):
     checkpoint, out = str(run / "agent.safetensors"), str(tmp_path / "film.webp")
     frames = [np.full((10, 20, 3), shade, np.uint8) for shade in range(0, 250, 10)]
@@ -122,6 +139,36 @@ def test_wrong_input_is_one_line(arguments, words, refused):
     refused(evaluate, arguments, words)
     if len(arguments) < 2 and ROOT not in arguments:
         refused(film, [*arguments, "--out", "film.webp"])
+
+
+@pytest.mark.parametrize(
+    ("suite", "env_id"),
+    [("mujoco", "Ant-v4"), ("mujoco", "CartPole-v1"), ("atari", "BeamRiderNoFrameskip-v4")],
+)
+def test_an_environment_of_other_sizes_is_one_line(suite, env_id, tmp_path, refused):
+    make_teacher(suite, tmp_path / "agent.safetensors")
+    arguments = [tmp_path / "agent.safetensors", "--episodes", "1", "--env-id", env_id]
+    refused(evaluate, arguments, f"--env-id {env_id}: has other", "give one of the same sizes")
+
+
+def test_what_cannot_be_drawn_or_written_is_one_line(tmp_path, refused, monkeypatch):
+    path = tmp_path / "agent.safetensors"
+    make_teacher("mujoco", path)
+    played = []
+    monkeypatch.setattr(evaluate, "play", lambda *_: played.append(None))
+    refused(evaluate, [path, "--video", path], "File exists")
+    assert not played  # before any episode
+    make = script.make_mujoco_env
+    missing = gym.error.DependencyNotInstalled("pygame is not installed")
+
+    def draw_nothing(env_id, **options):
+        env = make(env_id, **options)
+        env.render = lambda: (_ for _ in ()).throw(missing)
+        return env
+
+    monkeypatch.setattr(script, "make_mujoco_env", draw_nothing)
+    with pytest.raises(evaluate.UserError, match="cannot draw here .pygame"):
+        evaluate.film_mujoco(script, None, {"env_id": "Hopper-v4"}, 1)
 
 
 BAD_HEADERS = [

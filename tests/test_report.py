@@ -214,6 +214,27 @@ def test_runs_are_merged_in_the_same_order_and_the_unusable_left_out(results, tm
     assert after.equals(after.sort_values([*report.KEYS], na_position="first"))
 
 
+def test_runs_with_other_hyperparameters_are_left_out(results, tmp_path, capsys):
+    """And named; what is of the machine may differ, and there may be no git."""
+    shutil.copytree(results, tmp_path / "again")
+    runs = choose("sizes", method=["ppd"], size=["smaller"])[:3]
+    changes = [{"learning_rate": 0.1}, {"hidden_sizes": [8]}, {"num_workers": 7, "gamma": 0.999}]
+    for run, change in zip(runs, changes, strict=True):
+        save(tmp_path, run, 700, 1000)
+        path = tmp_path / run.run_dir / "result.json"
+        result = json.loads(path.read_text())
+        del result["git_commit"]
+        path.write_text(json.dumps(result | {"args": result["args"] | change}))
+    make_report(tmp_path / "runs", tmp_path / "again")
+    printed = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert [line.split("its ")[-1] for line in printed] == [
+        "learning_rate",
+        "hidden_sizes",
+    ]
+    before, after = (report.read_tables(d)[0] for d in (results, tmp_path / "again"))
+    assert len(after) == len(before) + 1
+
+
 def test_figures_are_drawn_for_what_there_is(results):
     names = {path.stem for path in results.glob("*.png")}
     wanted = {"suites", "sizes_mujoco", "teachers_mujoco", "lambda_mujoco", "imperfect_mujoco"}
