@@ -224,7 +224,7 @@ def train(args: Args) -> dict:
     teacher.to(args.device)
     agent = PixelAgent(obs_shape, num_actions, args.student_size).to(args.device)
     agent.bfloat16 = args.bfloat16
-    if args.device == "cuda":  # weights in the frames' order, or each convolution reorders them
+    if args.device != "cpu":  # weights in the frames' order, or each convolution reorders them
         agent.to(memory_format=torch.channels_last)
     if args.compile:  # not `network.compile()`, which leaves an nn.Sequential as it is
         for network in (agent.actor, agent.critic):

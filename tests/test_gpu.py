@@ -1,17 +1,34 @@
 """What a GPU would do, without one: a pretended device, and the graphs that `--compile` makes.
 
-No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backend only counts.
+No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backends count
+graphs, or do with memory what CUDA graphs do.
 """
 
+import re
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import PPD_SCRIPTS, TEACHERS, load, make_args, no_score
+from functorch.compile import make_boxed_func
+from helpers import (
+    PPD_SCRIPTS,
+    TEACHERS,
+    args_class,
+    assert_same_weights,
+    load,
+    make_args,
+    mutant,
+    no_score,
+)
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.mutation_guard import GenerationTracker
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+BASELINE_RUNS = ["student_distill procgen", "student_distill atari", "teacher_distill mujoco"]
 GPU = torch.device("cuda:0")  # with its number, or torch looks for the driver
 
 
@@ -41,11 +58,13 @@ class PretendedGPU(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options = dict(options or {})
         name, tensors = function.overloadpacket.__name__, tree_leaves((arguments, options))
-        if name.startswith(("index", "_index")):  # a mask or indices may be the CPU's
-            tensors = [*arguments[:1], *arguments[2:]]
+        if name.startswith(("index", "_index")) and isinstance(arguments[0], OnGPU):
+            tensors = [*arguments[:1], *arguments[2:]]  # a mask or indices may be the CPU's
         tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
         gpu = [tensor for tensor in tensors if isinstance(tensor, OnGPU)]
-        cpu = [tensor for tensor in tensors if not isinstance(tensor, OnGPU) and tensor.ndim > 0]
+        least = 0 if name in ("stack", "cat", "_fused_adam_") else 1  # others take a CPU's number
+        cpu = [tensor for tensor in tensors if not isinstance(tensor, OnGPU)]
+        cpu = [tensor for tensor in cpu if tensor.ndim >= least]
         if gpu and cpu and name not in ("copy_", "_to_copy"):
             raise AssertionError(f"{name}: a tensor of the CPU meets one of the GPU")
         to_gpu = bool(gpu)
@@ -77,8 +96,13 @@ def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
     ours, theirs = torch.ones(3, device=GPU), torch.ones(3)
     assert torch.equal((ours.to("cpu") + theirs), 2 * theirs) and (2 * ours).device == GPU
     assert ours[theirs > 0].sum().item() == 3 and (ours * torch.tensor(2.0)).device == GPU
-    with pytest.raises(AssertionError, match="meets one of the GPU"):
-        ours + theirs
+    for refused in (
+        lambda: ours + theirs,
+        lambda: theirs[ours > 0],
+        lambda: torch.stack([ours.sum(), theirs.sum()]),
+    ):
+        with pytest.raises(AssertionError, match="meets one of the GPU"):
+            refused()
     with pytest.raises((TypeError, RuntimeError)):
         ours.numpy()
 
@@ -92,15 +116,21 @@ def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
 
 
 def small_run(name: str, tmp_path, monkeypatch, **options):
-    """Script and arguments of a few short updates, scored by a single step."""
-    script, suite = load(name), name.split("_")[1 if name.startswith("ppd") else 2]
+    """Script and arguments of a few short updates, scored by a single step.
+
+    The suite is in the script's name, or behind it.
+    """
+    name, *suite = name.split()
+    script, (suite,) = load(name), suite or re.findall("mujoco|atari|procgen", name)
     monkeypatch.setattr(script, "evaluate", act_once)
     values = {"num_envs": 3, "num_steps": 4, "minibatch_size": 5, "update_epochs": 1}
     values |= {"total_timesteps": 24, "eval_every": 12} | options
+    names = vars(args_class(script, suite)()).keys() & values.keys()
+    values = {name: values[name] for name in names}  # a baseline has no minibatches
     return script, make_args(script, suite, tmp_path / "run", **values)
 
 
-@pytest.mark.parametrize("name", [*PPD_SCRIPTS, *TEACHERS, "ppd_mujoco_lstm"])
+@pytest.mark.parametrize("name", [*PPD_SCRIPTS, *TEACHERS, "ppd_mujoco_lstm", *BASELINE_RUNS])
 def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
     script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0")
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
@@ -132,3 +162,53 @@ def test_one_graph_for_each_shape(name, size, convolutions, tmp_path, monkeypatc
         monkeypatch.setattr(script.AtariGames, "step", step_to_time_limits)
     script.train(args)
     assert counts == [8, 8, 8] and set(graphs) == {convolutions}
+
+
+class SharedMemory:
+    """A backend of torch.compile that writes over its outputs where CUDA graphs would.
+
+    Graphs share one memory: when the first of a new generation of calls begins, and no backward is
+    outstanding, what the generation before has returned is no more. Here it becomes NaN.
+    """
+
+    def __init__(self):
+        self.generation, self.is_pending, self.returned, self.overwritten = -1, False, [], 0
+        kinds = {f"{kind}_compiler": partial(self.compile, kind) for kind in ("fw", "bw")}
+        self.backend = aot_autograd(**kinds, inference_compiler=partial(self.compile, "inference"))
+
+    def compile(self, kind, graph, inputs, **_):
+        return make_boxed_func(partial(self.call, kind, graph))
+
+    @torch.no_grad()
+    def call(self, kind, graph, *inputs):
+        if self.generation != GenerationTracker.generation and not self.is_pending:
+            for storage in self.returned:
+                torch.tensor([], dtype=torch.uint8).set_(storage).fill_(255)  # in any float, NaN
+            self.overwritten += len(self.returned)
+            self.returned = []
+        outputs = graph(*inputs)
+        tensors = [x for x in outputs if isinstance(x, torch.Tensor)]
+        given = {x.untyped_storage().data_ptr() for x in inputs if isinstance(x, torch.Tensor)}
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        self.returned += [storage for storage in storages if storage.data_ptr() not in given]
+        self.generation = GenerationTracker.generation
+        self.is_pending = kind == "fw" or self.is_pending and kind != "bw"
+        return outputs
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_graphs_may_write_over_their_outputs(keep, tmp_path, monkeypatch):
+    """Nothing is read of them later: the same weights, bit for bit; NaN if `run` did not copy."""
+    script, args = small_run("ppd_procgen", tmp_path, monkeypatch, total_timesteps=36)
+    if keep:
+        script = mutant("ppd_procgen", "PixelAgent", ", copy=True)", ")")
+        script.evaluate = act_once
+    memory = SharedMemory()
+    compile = partial(torch.compile, backend=memory.backend)
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", lambda f, mode, **options: compile(f, **options))
+    with pytest.raises(script.UserError, match="NaN") if keep else nullcontext():
+        script.train(replace(args, run_dir=str(tmp_path / "compiled"), compile=True))
+        script.train(args)
+        assert_same_weights(tmp_path / "compiled", args.run_dir)
+    assert memory.overwritten > 50

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 from helpers import Process
 
+from experiments.run import Args, make_job, run_locally
 from experiments.studies import METHODS, STUDIES, all_runs, narrow, partial_method
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +130,38 @@ def test_bfloat16_is_for_runs_on_frames(flags):
     for line in commands:
         assert ("--bfloat16" in line) == ("--bfloat16" in flags and "procgen" in line)
         assert ("--device cpu" in line) == ("--device" in flags)
+
+
+def test_an_imperfect_teacher_is_scored_where_its_students_train():
+    job = make_job(STUDIES["imperfect"]()[0], Args("imperfect", device="cuda"))
+    assert job.teacher_command[:2] == ["-m", "experiments.corrupt"]
+    assert job.teacher_command[-2:] == ["--device", "cuda"] == job.command[-2:]
+
+
+class Waiting:
+    """Stands for a job: it is not over before its test is."""
+
+    def __init__(self, run_dir, over: Event):
+        self.run_dir, self.over = run_dir, over
+
+    def __call__(self, gpu):
+        self.over.wait()
+
+
+@pytest.mark.parametrize(
+    ("flags", "at_once"),
+    [({"device": "cuda"}, 8), ({"device": "cuda", "workers": 3}, 3), ({"cores": 8}, 2), ({}, 16)],
+)
+def test_a_gpu_is_not_given_a_run_for_each_core(flags, at_once, monkeypatch, tmp_path):
+    """Two GPUs and 16 cores: four runs each, unless a user knows better."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("experiments.run.ask_nvidia", lambda column: ["0", "1"])
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(16))
+    over = Event()
+    jobs = [Waiting(tmp_path / str(number), over) for number in range(20)]
+    with closing(run_locally(jobs, Args("pixels", **flags))) as progress:
+        assert next(progress)[0] == at_once
+    over.set()
 
 
 def test_a_list_of_commands_may_be_read_in_part():
