@@ -569,7 +569,7 @@ def export_student(args: Export) -> None:
         difference, size = abs(a - b).max(), abs(a).max()
         checks.append(f"{name} {difference:.1e} (of up to {size:.3g})")
         # Of two logits that are all but equal either may be the greater one.
-        may_differ = name == "action" or name == "actions" and model.discrete
+        may_differ = model.discrete and name in ("action", "actions")
         if not (may_differ or difference <= 1e-5 * max(size, 1)):
             raise UserError(f"{args.checkpoint}: ONNX differs: {checks[-1]}; nothing is written")
     script.write_file(Path(args.out), content)

@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -90,13 +91,13 @@ class Job(Checkpointable):
 
     def __call__(self, gpu: str | None = None) -> None:
         """Returns when there is no more to do for this run, finished or not."""
-        self.run_dir.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.run_dir.parent.mkdir(parents=True, exist_ok=True)
             while not is_finished(self.run_dir) and not self.stopped:
                 try:
                     if not self.make_teacher(gpu):
                         return
-                    command = self.choose_command()
+                    command, before = self.choose_command(), self.checkpoint()
                 except Timeout:  # in the hands of another engine, or of a killed one's child
                     time.sleep(1)
                     continue
@@ -104,13 +105,31 @@ class Job(Checkpointable):
                 self.beside(".hardware.json").write_text(facts)
                 status, reason = self.execute(command, gpu), self.log_tail(1)
                 if status == 2 and "training_state.pt" in reason and "damaged" in reason:
-                    shutil.rmtree(self.beside(".damaged"), ignore_errors=True)
-                    self.run_dir.rename(self.beside(".damaged"))
-                    self.note(f"kept as {self.beside('.damaged')}; the run starts anew")
+                    self.put_aside(before)
                 elif status != 2 or not is_training(self.run_dir):  # 2: another one was quicker
                     return
         except OSError as error:
             self.note(f"error: {error}")
+
+    def checkpoint(self) -> int | None:
+        """Which checkpoint there is: when it was written."""
+        with suppress(FileNotFoundError):
+            return (self.run_dir / "training_state.pt").stat().st_mtime_ns
+        return None
+
+    def put_aside(self, damaged: int | None) -> None:
+        """Move a run with that checkpoint away, beside any older one; nothing where it is in use.
+
+        Raises OSError where the checkpoint cannot be read at all, and so may be whole.
+        """
+        with suppress(Timeout), FileLock(self.run_dir / "lock", timeout=0):
+            if damaged is None or self.checkpoint() != damaged:
+                return  # another engine was quicker
+            (self.run_dir / "training_state.pt").read_bytes()
+            names = (self.beside(f".damaged{number or ''}") for number in count())
+            aside = next(path for path in names if not path.exists())
+            self.run_dir.rename(aside)
+            self.note(f"kept as {aside}; the run starts anew")
 
     def make_teacher(self, gpu: str | None) -> bool:
         """False where that fails. Raises Timeout while another run makes the same."""

@@ -212,6 +212,18 @@ def test_procgen_levels(tmp_path, monkeypatch, capsys):
     assert frames[0].shape == (512, 512, 3) and rate == 15
 
 
+@pytest.mark.parametrize(("levels", "first", "count"), [("training", 7, 3), ("unseen", 10, None)])
+def test_levels_are_those_of_the_checkpoint(levels, first, count, tmp_path, monkeypatch, capsys):
+    make_teacher("procgen", path := tmp_path / "agent.safetensors", start_level=7, num_levels=3)
+    made, make = [], evaluate.make_envs
+    record = lambda *arguments: made.append(make(*arguments)) or made[-1]
+    monkeypatch.setattr(evaluate, "make_envs", record)
+    assert call(monkeypatch, capsys, path, "--episodes", 1, "--levels", levels)[0] == 0
+    ((options,),) = [[envs.options for envs in made]]
+    assert options["start_level"] == first
+    assert options["num_levels"] == (count or 2**31 - 1 - 10)
+
+
 def test_a_run_of_sb3_is_scored_as_ours(tmp_path):
     """Its weights in one of our agents, by the same protocol."""
     values = {"total_timesteps": 1, "eval_every": 4608, "episodes": 3}

@@ -136,6 +136,24 @@ def test_damaged_runs_are_mended(folder, files, first_step, words):
     assert run.with_name(f"{run.name}.damaged").exists() == ("damaged" in words)
 
 
+def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
+    """Nor moved where its checkpoint is another by now, or another process trains it."""
+    job = Job(tmp_path / "run", [], [])
+
+    def damage():
+        job.run_dir.mkdir()
+        (job.run_dir / "training_state.pt").write_text("{")
+        return job.checkpoint()
+
+    for name in ("run.damaged", "run.damaged1", "run.damaged2"):
+        job.put_aside(damage())
+        assert (tmp_path / name / "training_state.pt").exists() and not job.run_dir.exists()
+    job.put_aside(damage() - 1)
+    with FileLock(job.run_dir / "lock"):
+        job.put_aside(job.checkpoint())
+    assert job.run_dir.exists() and not (tmp_path / "run.damaged3").exists()
+
+
 GPUS = [([], "GPU-8f,MIG-2c", {"GPU-8f", "MIG-2c"}), ([], "", {""}), ([], None, {"0", "1"})]
 GPUS += [(["--device", "cpu"], None, {None})]
 

@@ -66,5 +66,6 @@ def test_stable_baselines3():
     ],
 )
 def test_a_changed_factor_is_seen(old, new):
+    changed = mutant(owners()["compute_gae"], "compute_gae", old, new)
     with pytest.raises(AssertionError):
-        check_against_definition(mutant(owners()["compute_gae"], "compute_gae", old, new))
+        check_against_definition(changed)

@@ -203,10 +203,9 @@ SLIPS += [("ends[1].to", "ends[0].to"), ("args.pg_coef * pg_loss", "pg_loss")]
 
 @pytest.mark.parametrize(("old", "new"), SLIPS)
 def test_a_slip_is_seen(old, new, monkeypatch, tmp_path):
+    changed = helpers.mutant(NAME, "train", old, new)
     with pytest.raises(AssertionError):
-        check_training(
-            helpers.mutant(NAME, "train", old, new), monkeypatch, tmp_path, critic="student"
-        )
+        check_training(changed, monkeypatch, tmp_path, critic="student")
 
 
 @pytest.mark.parametrize(("vf_coef", "blind"), [(0.0, True), (0.5, False)])

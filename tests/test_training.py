@@ -362,6 +362,42 @@ def test_teacher_is_asked_once_and_never_changes(run, monkeypatch, train, tmp_pa
     assert all(torch.equal(student[k], on_disk[k]) for k in student if k.startswith("obs_"))
 
 
+@over(*RUNS)
+def test_each_score_is_whose_it_says(run, monkeypatch, tmp_path):
+    """The n-th evaluation scores n here, which tells who played where for each that is kept."""
+    (script, suite), calls = run, []
+
+    def evaluate(agent, envs, episodes, seed, deterministic=True):
+        trains = any(parameter.requires_grad for parameter in agent.parameters())
+        levels = getattr(envs, "options", {}).get("start_level")
+        calls.append((trains, levels, episodes, seed, deterministic))
+        return no_score(agent, envs, episodes, seed) | {"mean": float(len(calls))}
+
+    no_score = helpers.no_score
+    monkeypatch.setattr(script, "SummaryWriter", NoWriter)
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    changes = {"eval_every": 64, "seed": 5, "episodes": 7}
+    changes |= {"start_level": 3, "num_levels": 4} if suite == "procgen" else {}
+    result = script.train(make_args(script, suite, tmp_path / "run", **changes))
+    unseen, training = (7, 3) if suite == "procgen" else (None, None)
+    found = lambda mean: calls[round(mean) - 1]
+    for name in {"score", "teacher_score", "score_training", "teacher_score_training"} & {*result}:
+        levels = training if name.endswith("training") else unseen
+        expected = not name.startswith("teacher"), levels, 7, 5, suite != "procgen"
+        assert found(result[name]["mean"]) == expected, name
+    few = 20 if suite == "procgen" else 10
+    for name in {"evaluations", "evaluations_training"} & {*result}:
+        levels = training if name.endswith("training") else unseen
+        expected = True, levels, few, 5, suite != "procgen"
+        assert [found(mean) for _, mean, _ in result[name]] == [expected] * 3, name
+    pairs = {"score_training", "evaluations_training"} if suite == "procgen" else set()
+    pairs |= {"teacher_score"} if script.__name__ not in TEACHERS else set()
+    assert {"score", "evaluations", *pairs} <= {*result}
+    _, header = getattr(script, f"load_{suite}_agent")(tmp_path / "run" / "agent.safetensors")
+    levels = {"start_level", "num_levels"} & {*changes}
+    assert {name: header[name] for name in levels} == {name: changes[name] for name in levels}
+
+
 def fake_score(monkeypatch, num_envs, *arguments):
     """`evaluate` of a small agent on fake environments; these and its score."""
     script = helpers.owner("evaluate")

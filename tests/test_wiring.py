@@ -153,6 +153,12 @@ def check_run(script, run):
                     batch |= {"teacher_outputs": teacher_outputs[mb], "teacher_log_std": log_std}
                 losses = lambda *a, c=(oracle.Gaussian, batch, coefs): oracle.losses(*c, *a)
                 agent = float64_agent(script, args, update)
+                if teacher and not args.ratio_gradient:  # a number, not a function of θ
+                    with torch.no_grad():
+                        new = agent.actor(b_obs[mb]).numpy(), agent.log_std.numpy()
+                    new = oracle.Gaussian.log_prob(*new, batch["actions"])
+                    ratio = np.exp(new - batch["logprobs"])
+                    coefs["weight"] = np.maximum(ratio, 1 - args.clip_coef)
                 check = agent, update, b_obs[mb], losses, args.max_grad_norm
                 means, log_std, _ = check_gradient(*check)
                 new = oracle.Gaussian.log_prob(means, log_std, batch["actions"])
@@ -163,6 +169,7 @@ def check_run(script, run):
 
 CASES = [(name, {}) for name in ("ppo_teacher_mujoco", "ppd_mujoco")]
 CASES += [("ppo_teacher_mujoco", {"max_grad_norm": 1e9}), ("ppd_mujoco", {"kl": "reverse"})]
+CASES.append(("ppd_mujoco", {"ratio_gradient": False}))
 
 
 @pytest.mark.parametrize(("name", "changed"), CASES, ids=str)
@@ -175,9 +182,9 @@ def test_every_gradient_of_train(name, changed, monkeypatch, tmp_path):
 
 
 def method(name: str) -> str:
-    """The lines of `train` from the scaled rewards to the step of Adam."""
+    """The lines of `train` from the scaled rewards to the end of a minibatch."""
     train = definitions(read(name))["train"]
-    train = train[train.index("scaled_rewards =") : train.index("optimizer.step()")]
+    train = train[train.index("scaled_rewards =") : train.index("metrics.append(")]
     for mujoco, pixels in [
         (
             "mb_obs = b_obs[mb]",
