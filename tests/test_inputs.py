@@ -202,7 +202,8 @@ def test_bad_resume(kind, cause, nothing_written, tmp_path):
     path, executed = tmp_path / "run" / "training_state.pt", tmp_path / "executed"
     path.parent.mkdir()
     command = cause if kind.startswith("other") else "python student_distill.py mujoco"
-    torch.save(Malicious(executed) if kind == "pickle" else {"command": command}, path)
+    state = {"command": command, "args": {}}
+    torch.save(Malicious(executed) if kind == "pickle" else state, path)
     content = bytearray(path.read_bytes())
     if kind == "finished":
         (tmp_path / "run" / "result.json").write_text("{}")
