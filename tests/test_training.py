@@ -398,6 +398,42 @@ def test_each_score_is_whose_it_says(run, monkeypatch, tmp_path):
     assert {name: header[name] for name in levels} == {name: changes[name] for name in levels}
 
 
+class Told:
+    """Stands for an agent and its environment: it keeps what they are told, and random numbers."""
+
+    num_envs = 1
+
+    def __init__(self):
+        self.told = []
+
+    def reset(self, *, seed):
+        self.told.append(seed)
+        return np.zeros(1), {}
+
+    def act(self, obs, deterministic):
+        self.told += [deterministic, torch.rand(1).item()]
+
+    def step(self, actions):
+        return np.zeros(1), None, None, None, {"episodes": [(0, 1.0, 1)]}
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_evaluation_has_seeds_of_its_own(deterministic):
+    """Far from those of training, for environments and samples; and it leaves training's alone."""
+    evaluate, found = helpers.owner("evaluate").evaluate, []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        envs = Told()
+        evaluate(envs, envs, 2, 5, deterministic)
+        found.append(envs.told)
+        after = torch.rand(1)
+        torch.manual_seed(before)
+        assert torch.equal(after, torch.rand(1))
+    torch.manual_seed(10_005)
+    samples = [torch.rand(1).item() for _ in range(2)]
+    assert found[0] == found[1] == [10_005, deterministic, samples[0], deterministic, samples[1]]
+
+
 def fake_score(monkeypatch, num_envs, *arguments):
     """`evaluate` of a small agent on fake environments; these and its score."""
     script = helpers.owner("evaluate")
