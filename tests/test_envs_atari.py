@@ -30,6 +30,19 @@ def change_simulator(monkeypatch, **options) -> None:
     monkeypatch.setattr(ale_py.vector_env, "AtariVectorEnv", make)
 
 
+@pytest.mark.parametrize("life_loss", [True, False])
+def test_games_start_and_end_by_the_protocol(life_loss, monkeypatch):
+    """FIRE, up to 29 no-ops, half an hour; nothing else differs from what is compared below."""
+    told, plain = [], ale_py.vector_env.AtariVectorEnv
+    record = lambda *args, **kwargs: told.append(kwargs) or plain(*args, **kwargs)
+    monkeypatch.setattr(ale_py.vector_env, "AtariVectorEnv", record)
+    make_games("Pong", 1, life_loss)
+    expected = {"noop_max": 30, "use_fire_reset": True, "max_num_frames_per_episode": 108_000}
+    expected |= {"repeat_action_probability": 0.0, "full_action_space": False, "frameskip": 4}
+    expected |= {"reward_clipping": False, "episodic_life": False, "life_loss_info": life_loss}
+    assert told == [expected | {"num_threads": 1}]
+
+
 @pytest.fixture
 def plain_start(monkeypatch):
     """Games that start without FIRE and no-ops, which a single environment does not press."""

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import load
 
 from experiments import stats
 from experiments.studies import ATARI
@@ -71,3 +72,12 @@ def test_curve_band():
     assert mean.tolist() == [4.0, 5.0]  # of 1 3 5 7 and of 2 4 6 80 the middle two
     assert interval.shape == (2, 2) and (interval[0] <= mean).all() and (mean <= interval[1]).all()
     assert stats.curve_band({"a": curves["a"][:1]})[1] is None
+
+
+@pytest.mark.parametrize("env_id", ATARI)
+def test_scores_are_normalised_as_the_scripts_do(env_id):
+    """The table of random play and humans stands in both."""
+    for mean in (123.0, 4567.0):
+        score = {"mean": mean, "returns": [mean], "lengths": [1]}
+        expected = load("ppd_atari").score_games(env_id, score)["human_normalized"]
+        assert stats.normalize(env_id, mean) == pytest.approx(expected)
