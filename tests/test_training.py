@@ -398,6 +398,25 @@ def test_each_score_is_whose_it_says(run, monkeypatch, tmp_path):
     assert {name: header[name] for name in levels} == {name: changes[name] for name in levels}
 
 
+def test_what_is_logged_and_how_long_it_took(monkeypatch, tmp_path):
+    """Returns are no lengths; a run's seconds are those up to each save, together."""
+    script = helpers.owner("Run")
+    run = object.__new__(script.Run)
+    run.parts, run.header, run.folder = {"agent": torch.nn.Linear(1, 1)}, {}, tmp_path
+    run.args, run.script, run.command, run.env_id = script.Args(), "script", "python", "Env-v0"
+    run.history, run.step, run.total = {"curve": [], "seconds": 100.0}, 10, 20
+    run.bar, run.writer = script.tqdm(total=20, disable=True), NoWriter(str(tmp_path))
+    run.log([{"losses/value_loss": torch.tensor(1.0)}], {}, [(0, 5.0, 7), (1, 6.0, 9)])
+    assert run.history["curve"] == [[10, 5.5, 2]]
+    assert NoWriter.scalars["charts/episodic_return"] == [5.5]
+    assert NoWriter.scalars["charts/episodic_length"] == [8]
+    clock, run.saved = iter([1007.0, 1010.0]), 1000.0
+    monkeypatch.setattr(script.time, "monotonic", lambda: next(clock))
+    run.save(), run.save()
+    monkeypatch.undo()
+    assert run.history["seconds"] == 110
+
+
 class Told:
     """Stands for an agent and its environment: it keeps what they are told, and random numbers."""
 
