@@ -79,9 +79,12 @@ class Job(Checkpointable):
         return self.run_dir.with_name(self.run_dir.name + suffix)
 
     def note(self, text: str) -> None:
-        """Write a line to the log."""
-        with open(self.beside(".log"), "a") as log:
-            print(f"\n{text}", file=log)  # a killed run leaves half a line
+        """Write a line to the log; to the screen where the log cannot be written."""
+        try:
+            with open(self.beside(".log"), "a") as log:
+                print(f"\n{text}", file=log)  # a killed run leaves half a line
+        except OSError:
+            print(f"{self.run_dir}: {text}", file=sys.stderr)
 
     def log_tail(self, lines: int = 8) -> str:
         with suppress(OSError):

@@ -154,6 +154,14 @@ def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
     assert job.run_dir.exists() and not (tmp_path / "run.damaged3").exists()
 
 
+def test_a_log_that_cannot_be_written_ends_its_own_run_alone(folder):
+    first, second = (folder / RUN.format("brief", weight, 20) for weight in (1, 2))
+    first.with_name(f"{first.name}.log").mkdir(parents=True)
+    output = finish(start(folder, "brief", "--workers", "1"), 1)
+    assert "Is a directory" in output and "2 of 3 runs failed" in output
+    assert is_finished(second) and not is_finished(first)
+
+
 GPUS = [([], "GPU-8f,MIG-2c", {"GPU-8f", "MIG-2c"}), ([], "", {""}), ([], None, {"0", "1"})]
 GPUS += [(["--device", "cpu"], None, {None})]
 
