@@ -208,6 +208,21 @@ def test_a_slip_is_seen(old, new, monkeypatch, tmp_path):
         check_training(changed, monkeypatch, tmp_path, critic="student")
 
 
+SHARED = [("adam = {", "normalize_reward ="), ("metrics, distill_lambda =", "for mb in")]
+SHARED += [("entropy_loss = ", "metrics.append({")]
+
+
+@pytest.mark.parametrize(("first", "last"), SHARED)
+def test_the_rest_of_the_loop_is_that_of_ppd_mujoco(first, last):
+    """Adam, λ's schedule, entropy, KL, clips: held there, gradient by gradient."""
+    parts = []
+    for name in (NAME, "ppd_mujoco"):
+        train = helpers.definitions(helpers.read(name))["train"]
+        train = train.replace("pg_loss = args.pg_coef * pg_loss\n" + 16 * " ", "")
+        parts.append(train[train.index(first) : train.index(last)])
+    assert parts[0] == parts[1] and len(parts[0]) > 100
+
+
 @pytest.mark.parametrize(("vf_coef", "blind"), [(0.0, True), (0.5, False)])
 def test_distillation_alone_is_blind_to_reward(vf_coef, blind, monkeypatch, tmp_path):
     """But for the critic's share in the clip of the gradient's norm."""
