@@ -16,7 +16,7 @@ BFLOAT16 = $(shell $(PY) -c "import torch; print('--bfloat16' * torch.cpu.get_ca
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-demo: .venv/installed  ## distil the shipped Hopper teacher into a larger student: about three minutes
+demo: .venv/installed  ## distil the shipped Hopper teacher into a larger student: three to five minutes
 	@$(PY) ppd_mujoco.py --env-id Hopper-v4 --student-size larger --total-timesteps 500000 \
 		--eval-every 100000 --episodes 20
 
