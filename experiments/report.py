@@ -192,6 +192,8 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
                 raise UserError(f"not a run of a study: other arguments for its {', '.join(names)}")
             if run.origin and result["teacher"].get("seed") != run.origin.seed:
                 raise UserError(f"its teacher is not that of seed {run.origin.seed}")
+            if key in rows:
+                raise UserError(f"the same run as {rows[key]['run']}, which counts")
             if not np.isfinite(row["score"]) or curve.empty:
                 raise UserError("it has no score, or no learning curve")
         except UserError as error:
@@ -227,6 +229,9 @@ def report(args: Args) -> None:
     draw_figures(grid, points, args.results)
     for text in left_out:
         print(f"left out: {text}")
+    for row in runs.merge(new_runs, on=[*KEYS], suffixes=("_old", "")).to_dict("records"):
+        if row["score"] != row["score_old"]:
+            print(f"replaced: {row['run']} scored {row['score_old']:g}, and now {row['score']:g}")
     found = f"{len(new_runs)} finished runs in {args.runs}, {len(finished(grid))} in runs.csv"
     print(f"{found}, of {len(grid)} in the studies: {args.results}/missing.md")
 

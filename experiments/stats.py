@@ -165,7 +165,7 @@ class Aggregate:
     """Geometric interquartile mean over runs, and all that a reader must know about it."""
 
     mean: float
-    interval: tuple[float, float] | None  # 95 %; None where no environment has a second seed
+    interval: tuple[float, float] | None  # 95 %; None where an environment has one seed
     runs: int
     floored: int  # how many fractions entered as `FLOOR`
 
@@ -199,7 +199,7 @@ def aggregate(runs: pd.DataFrame, column: str = "fraction") -> Aggregate | None:
     if not groups:
         return None
     interval = None
-    if max(map(len, groups)) > 1:
+    if min(map(len, groups)) > 1:
         low, high = bootstrap(groups, geometric_iqm, 2000)[:, 0]
         interval = float(low), float(high)
     floored = int((known[column] <= FLOOR).sum())
@@ -216,10 +216,10 @@ def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
 def curve_band(curves: dict[str, np.ndarray], resamples: int = 300):
     """Environment → (seeds, points), to the interquartile mean (points,) and its interval.
 
-    The interval (2, points) is None where no environment has a second seed.
+    The interval (2, points) is None where an environment has one seed.
     """
     groups = [values for values in curves.values() if len(values)]
     mean = interquartile_curve(*groups)
-    if max(len(group) for group in groups) == 1:
+    if min(map(len, groups)) == 1:
         return mean, None
     return mean, bootstrap(groups, interquartile_curve, resamples)

@@ -146,14 +146,16 @@ def test_tables_of_imperfect_teachers_lambda_and_the_gradient(results):
     steps = cells(results / "lambda_mujoco.md", "", "", "steps to 90 % of it")
     assert steps == ["never (1 of 2)"] + ["1.20 M (1 of 1)"] * 4
     form = cells(results / "gradient.md", "Ant-v4, smaller", "r detached", "100, 200, 300")
-    assert form[:2] == ["0.920 ± 0.006", "2.000 ± 0.000 M (0 of 3)"]
+    assert form == ["0.920 ± 0.006", "never (0 of 3)", form[2]]
+    form = cells(results / "gradient.md", "Ant-v4, smaller", "student-distill", "100, 200, 300")
+    assert form[1] == "1.905 ± 0.000 M (3 of 3)"
     for other, fractions in [
         ("Equation 2", "+0.020 [+0.010, +0.030]"),
         ("student-distill", "-0.030 [-0.040, -0.020]"),
     ]:
         form = f"r detached − {other}"
         gain = cells(results / "gradient.md", "Ant-v4, smaller", form, "100, 200, 300")
-        assert gain[0] == fractions
+        assert gain[0] == fractions and (gain[1] == "–") == (other == "Equation 2")
     for policy, *precision_and_paper in [
         ("ppd, λ = 1", "bfloat16", "6.17"),
         ("ppd, λ = 5", "float32", "–"),
@@ -194,7 +196,8 @@ def test_runs_are_merged_in_the_same_order_and_the_unusable_left_out(results, tm
     shutil.copytree(results, tmp_path / "again")
     ant, *others = choose("sizes", env_id=["Ant-v4"], method=["ppd"])
     save(tmp_path, ant, 700, 1000)
-    save(tmp_path, choose("sizes", method=["ppd"], size=["larger"])[0], 1300, 1000)  # once more
+    anew = choose("sizes", method=["ppd"], size=["larger"])[0]
+    save(tmp_path, anew, 1300, 1000)
     halved, empty, text, wrong, deaf, stranger = others[:6]
     for run in (halved, empty, text, wrong, deaf):
         save(tmp_path, run, np.nan if run is deaf else 700, 1000)
@@ -204,10 +207,14 @@ def test_runs_are_merged_in_the_same_order_and_the_unusable_left_out(results, tm
     (tmp_path / text.run_dir / "result.json").write_text('["score"]')
     path = tmp_path / wrong.run_dir / "result.json"
     path.write_text(path.read_text().replace('"steps": 2000448', '"steps": "many"'))
+    save(tmp_path, anew, 5, 1000, where=f"{anew.run_dir}.other")
     save(tmp_path, stranger, 700, 1000, where="runs/tried/by-hand")
     make_report(tmp_path / "runs", tmp_path / "again")
-    printed = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
-    assert len(printed) == 6 and all(str(r.run_dir) in "".join(printed) for r in others[:5])
+    output = capsys.readouterr().out
+    printed = [line for line in output.splitlines() if "left out" in line]
+    assert "replaced: Ant-v4__ppd__larger__100 scored 1100, and now 1300\n" in output
+    assert len(printed) == 7 and "other: the same run as Ant-v4__ppd__larger__100" in output
+    assert all(str(r.run_dir) in "".join(printed) for r in others[:5])
     before, after = (report.read_tables(d)[0] for d in (results, tmp_path / "again"))
     assert len(after) == len(before) + 1 and len(report.without(before, after)) == 0
     assert [*after[after["run"] == "Ant-v4__ppd__larger__100"]["score"]] == [1300]

@@ -22,6 +22,7 @@ def test_aggregates_by_hand():
     found = aggregate(a=[0.5, 2, 4, 100], b=[1, 2, np.nan, 4, 50])
     assert found.mean == pytest.approx(math.sqrt(8)) and (found.runs, found.floored) == (8, 0)
     # One seed has no interval, no run has no number, fractions at or below the floor are counted.
+    assert aggregate(a=[0.5, 0.7], b=[2]).interval is None  # nor has all, where one has none
     assert aggregate(a=[0.5], b=[2]) == stats.Aggregate(pytest.approx(1), None, 2, 0)
     assert aggregate(a=[np.nan]) is None
     assert aggregate(a=[-3], b=[0.01], c=[0.001]) == stats.Aggregate(
@@ -71,7 +72,7 @@ def test_curve_band():
     mean, interval = stats.curve_band(curves)
     assert mean.tolist() == [4.0, 5.0]  # of 1 3 5 7 and of 2 4 6 80 the middle two
     assert interval.shape == (2, 2) and (interval[0] <= mean).all() and (mean <= interval[1]).all()
-    assert stats.curve_band({"a": curves["a"][:1]})[1] is None
+    assert stats.curve_band(curves | {"a": curves["a"][:1]})[1] is None
 
 
 @pytest.mark.parametrize("env_id", ATARI)
