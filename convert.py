@@ -481,12 +481,11 @@ def read_header(path: str) -> dict:
     try:
         with safe_open(path, framework="np") as file:
             header = json.loads(file.metadata()["header"])
-        suites = ("mujoco", "atari", "procgen")
-        scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-        others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
-        if header["script"] not in [*scripts, *others]:
+        folder = Path(__file__).parent  # scripts may be copied: ppd_mine.py
+        scripts = [*folder.glob("pp[do]_*.py"), *folder.glob("*_distill.py")]
+        if header["script"] not in [path.stem for path in scripts]:
             raise ValueError(f"no script of this project is called {header['script']}")
-        if header["suite"] not in suites:
+        if header["suite"] not in ("mujoco", "atari", "procgen"):
             raise ValueError(f"its suite is {header['suite']}")
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
@@ -534,7 +533,9 @@ def export_student(args: Export) -> None:
     check_folder(args.out)
     header = read_header(args.checkpoint)
     script, suite = importlib.import_module(header["script"]), header["suite"]
-    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else suite
+    kind = "partial" if "memory" in header else suite
+    if not hasattr(script, f"load_{kind}_agent"):
+        raise UserError(f"{args.checkpoint}: {header['script']}.py has no agents for {kind}")
     agent, _ = getattr(script, f"load_{kind}_agent")(args.checkpoint)
     agent.float()  # the statistics too, which are rounded before they are used
     model = Model(agent).eval()

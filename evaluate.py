@@ -48,12 +48,11 @@ def read_header(path: str) -> dict:
     try:
         with safe_open(path, framework="np") as file:
             header = json.loads(file.metadata()["header"])
-        suites = ("mujoco", "atari", "procgen")
-        scripts = [f"{kind}_{suite}" for kind in ("ppo_teacher", "ppd") for suite in suites]
-        others = ("ppd_mujoco_lstm", "student_distill", "teacher_distill")
-        if header["script"] not in [*scripts, *others]:
+        folder = Path(__file__).parent  # scripts may be copied: ppd_mine.py
+        scripts = [*folder.glob("pp[do]_*.py"), *folder.glob("*_distill.py")]
+        if header["script"] not in [path.stem for path in scripts]:
             raise ValueError(f"no script of this project is called {header['script']}")
-        if header["suite"] not in suites:
+        if header["suite"] not in ("mujoco", "atari", "procgen"):
             raise ValueError(f"its suite is {header['suite']}")
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
@@ -65,7 +64,9 @@ def load(path: str):
     """The script that wrote a checkpoint, the agent and the header. Raises its UserError."""
     header = read_header(path)
     script = importlib.import_module(header["script"])
-    kind = "partial" if header["script"] == "ppd_mujoco_lstm" else header["suite"]
+    kind = "partial" if "memory" in header else header["suite"]
+    if not hasattr(script, f"load_{kind}_agent"):
+        raise UserError(f"{path}: {header['script']}.py has no agents for {kind}")
     return script, *getattr(script, f"load_{kind}_agent")(path)
 
 

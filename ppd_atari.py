@@ -52,7 +52,7 @@ from tqdm import tqdm
 @dataclass
 class Args:
     # Environment
-    env_id: str = "CrazyClimberNoFrameskip-v4"  # or another of ale-py's; paper: `score_games`
+    env_id: str = "CrazyClimberNoFrameskip-v4"  # or another of ale-py's, as QbertNoFrameskip-v4
     frame_skip: int = 4  # frames for which an action is held; the paper's text says 1, its code 4
     seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
     num_envs: int = 18  # environments stepped side by side, N (Table 3)
@@ -80,7 +80,7 @@ class Args:
     teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
     student_size: Literal["smaller", "smaller-text", "same", "larger"] = "smaller"  # see `make_cnn`
     distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
-    distill_lambda_final: float | None = None  # λ that it goes to, linearly; unset: constant
+    distill_lambda_final: float | None = None  # λ at the run's end, linearly; unset: constant
     ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)
     kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), the paper's; or KL(π_θ ‖ π_T)
 
@@ -95,7 +95,7 @@ class Args:
 
 # ------------------------------------------------------------------------------- Losses
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
-    """Generalised advantage estimation (Schulman et al., 2016); all (T, N).
+    """Generalised advantage estimation (Schulman et al., 2016); all (T, N), the ends bool.
 
     `next_values` are V of the states that the steps led to; where a time limit ended an episode,
     of its final observation. `terminations` are true ends; `ended` counts time limits as well.
@@ -127,7 +127,7 @@ def clipped_surrogate_loss(ratio, advantages, clip_coef):
 def value_loss(values, returns):
     """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
     # mean[ (V(s) − R̂)² ]
-    return (values - returns).square().mean()
+    return nn.functional.mse_loss(values, returns)  # warns of shapes that would broadcast
 
 
 def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
@@ -146,11 +146,11 @@ def policy_kl(teacher_dist, student_dist, direction):
 def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     """The proximal distillation term of Equation 2, still without λ: KL, r (M,) to a scalar.
 
-    Without `ratio_gradient` KL·∇r is dropped. At r = 1 that is noise whose mean is zero, and grows
-    with the KL, since a state's KL is the same for every action (docs/ppd.md).
+    Without `ratio_gradient` KL·∇r is dropped. At r = 1 its mean is zero, since a state's KL is the
+    same for every action; what remains is noise that grows with the KL (docs/ppd.md).
     """
     assert kl.shape == ratio.shape, (kl.shape, ratio.shape)
-    # mean[ KL·max(r, 1−ε) ]; the gradient flows through both factors
+    # mean[ KL·max(r, 1−ε) ]; in Equation 2 the gradient flows through both factors
     weight = ratio.clamp(min=1 - clip_coef)
     return (kl * (weight if ratio_gradient else weight.detach())).mean()
 
@@ -171,7 +171,7 @@ class PixelAgent(nn.Module):
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         return obs.to(dtype, memory_format=torch.channels_last) / 255
 
-    def run(self, network: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    def compute(self, network: nn.Module, frames: torch.Tensor) -> torch.Tensor:
         """Frames of 0…1 through the actor or the critic; float32, whatever is inside."""
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.bfloat16):
             outputs = network(frames)
@@ -179,7 +179,7 @@ class PixelAgent(nn.Module):
 
     def logits(self, obs) -> torch.Tensor:
         """Raw frames (B, C, H, W) to logits (B, A) of the policy."""
-        return self.run(self.actor, self.normalize(obs, self.bfloat16))
+        return self.compute(self.actor, self.normalize(obs, self.bfloat16))
 
     def distribution(self, logits: torch.Tensor) -> Categorical:
         """(B, A) to a categorical distribution whose log_prob, entropy and KL are (B,)."""
@@ -191,7 +191,7 @@ class PixelAgent(nn.Module):
 
     def value(self, obs) -> torch.Tensor:
         """Raw frames (B, C, H, W) to V(s), (B,)."""
-        return self.run(self.critic, self.normalize(obs, self.bfloat16)).squeeze(-1)
+        return self.compute(self.critic, self.normalize(obs, self.bfloat16)).squeeze(-1)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
         """Actions (B,), as the environment takes them."""
@@ -274,9 +274,9 @@ def train(args: Args) -> dict:
             ended = terminations | truncations
             scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
             ends = torch.from_numpy(terminations), torch.from_numpy(ended)
-            discounts = args.gamma, args.gae_lambda
+            coefs = args.gamma, args.gae_lambda
             on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *coefs).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
             b_teacher_logits = torch.cat([teacher.logits(chunk) for chunk in chunks])  # asked once
 
@@ -287,13 +287,13 @@ def train(args: Args) -> dict:
         for _ in range(args.update_epochs):
             for mb in torch.randperm(B, device=args.device).split(args.minibatch_size):
                 frames = agent.normalize(b_obs[mb], args.bfloat16)  # once for both networks
-                dist = agent.distribution(agent.run(agent.actor, frames))
+                dist = agent.distribution(agent.compute(agent.actor, frames))
                 teacher_dist = teacher.distribution(b_teacher_logits[mb])
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(b_advantages[mb])
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(agent.run(agent.critic, frames).squeeze(-1), b_returns[mb])
+                v_loss = value_loss(agent.compute(agent.critic, frames).squeeze(-1), b_returns[mb])
                 entropy_loss = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)

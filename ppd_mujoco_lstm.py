@@ -83,9 +83,9 @@ class Args:
 
     # Distillation
     teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
-    student_size: Literal["smaller", "same", "larger"] = "same"  # beside the teacher's (Table 4)
+    student_size: Literal["smaller", "same", "larger"] = "same"  # 128 64, 256 256, 512 512
     distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
-    distill_lambda_final: float | None = None  # λ that it goes to, linearly; unset: constant
+    distill_lambda_final: float | None = None  # λ at the run's end, linearly; unset: constant
     ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)
     kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), the paper's; or KL(π_θ ‖ π_T)
 
@@ -106,7 +106,7 @@ class Args:
 
 # ------------------------------------------------------------------------------- Losses
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
-    """Generalised advantage estimation (Schulman et al., 2016); all (T, N).
+    """Generalised advantage estimation (Schulman et al., 2016); all (T, N), the ends bool.
 
     `next_values` are V of the states that the steps led to; where a time limit ended an episode,
     of its final observation. `terminations` are true ends; `ended` counts time limits as well.
@@ -138,7 +138,7 @@ def clipped_surrogate_loss(ratio, advantages, clip_coef):
 def value_loss(values, returns):
     """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
     # mean[ (V(s) − R̂)² ]
-    return (values - returns).square().mean()
+    return nn.functional.mse_loss(values, returns)  # warns of shapes that would broadcast
 
 
 def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
@@ -158,11 +158,11 @@ def policy_kl(teacher_dist, student_dist, direction):
 def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     """The proximal distillation term of Equation 2, still without λ: KL, r (M,) to a scalar.
 
-    Without `ratio_gradient` KL·∇r is dropped. At r = 1 that is noise whose mean is zero, and grows
-    with the KL, since a state's KL is the same for every action (docs/ppd.md).
+    Without `ratio_gradient` KL·∇r is dropped. At r = 1 its mean is zero, since a state's KL is the
+    same for every action; what remains is noise that grows with the KL (docs/ppd.md).
     """
     assert kl.shape == ratio.shape, (kl.shape, ratio.shape)
-    # mean[ KL·max(r, 1−ε) ]; the gradient flows through both factors
+    # mean[ KL·max(r, 1−ε) ]; in Equation 2 the gradient flows through both factors
     weight = ratio.clamp(min=1 - clip_coef)
     return (kl * (weight if ratio_gradient else weight.detach())).mean()
 
@@ -327,9 +327,9 @@ def train(args: Args) -> dict:
             ended = terminations | truncations
             scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
             ends = torch.from_numpy(terminations), torch.from_numpy(ended)
-            discounts = args.gamma, args.gae_lambda
+            coefs = args.gamma, args.gae_lambda
             on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *coefs).to(args.device)
             returns, ended = advantages + values, ends[1].to(args.device)
             teacher_means = teacher.actor(obs)  # asked once per rollout; same statistics
 

@@ -97,7 +97,7 @@ class Args:
 
 # ------------------------------------------------------------------------------- Losses
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
-    """Generalised advantage estimation (Schulman et al., 2016); all (T, N).
+    """Generalised advantage estimation (Schulman et al., 2016); all (T, N), the ends bool.
 
     `next_values` are V of the states that the steps led to; where a time limit ended an episode,
     of its final observation. `terminations` are true ends; `ended` counts time limits as well.
@@ -129,7 +129,7 @@ def clipped_surrogate_loss(ratio, advantages, clip_coef):
 def value_loss(values, returns):
     """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
     # mean[ (V(s) − R̂)² ]
-    return (values - returns).square().mean()
+    return nn.functional.mse_loss(values, returns)  # warns of shapes that would broadcast
 
 
 def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
@@ -256,9 +256,9 @@ def train(args: Args) -> dict:
             ended = terminations | truncations
             scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
             ends = torch.from_numpy(terminations), torch.from_numpy(ended)
-            discounts = args.gamma, args.gae_lambda
+            coefs = args.gamma, args.gae_lambda
             on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *discounts).to(args.device)
+            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *coefs).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.

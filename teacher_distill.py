@@ -86,7 +86,7 @@ class MujocoArgs(Args):
     num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
     device: Literal["cpu", "cuda"] = "cpu"  # of networks and rollout; a GPU gains nothing here
     torch_threads: int = 1  # CPU threads of an update; more pay for large networks on idle cores
-    student_size: Literal["smaller", "same", "larger"] = "larger"  # beside the teacher's (Table 4)
+    student_size: Literal["smaller", "same", "larger"] = "larger"  # 128 64, 256 256, 512 512
     hidden_sizes: tuple[int, ...] | None = None  # of policy and critic; unset: as their size says
     eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: none
     episodes: int = 50  # of the final score (Appendix A.3)
@@ -108,7 +108,7 @@ class PixelArgs(Args):
 @dataclass
 class AtariArgs(PixelArgs):
     suite = "atari"
-    env_id: str = "CrazyClimberNoFrameskip-v4"  # or another of ale-py's; paper: `score_games`
+    env_id: str = "CrazyClimberNoFrameskip-v4"  # or another of ale-py's, as QbertNoFrameskip-v4
     frame_skip: int = 4  # frames for which an action is held; the paper's text says 1, its code 4
     eval_every: int = 200_000  # steps between evaluations of ten games; 0: none
     episodes: int = 50  # of the final score (Appendix A.3)
@@ -129,7 +129,7 @@ class ProcgenArgs(PixelArgs):
 def value_loss(values, returns):
     """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
     # mean[ (V(s) − R̂)² ]
-    return (values - returns).square().mean()
+    return nn.functional.mse_loss(values, returns)  # warns of shapes that would broadcast
 
 
 def policy_kl(teacher_dist, student_dist, direction):
@@ -350,7 +350,7 @@ class PixelAgent(nn.Module):
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         return obs.to(dtype, memory_format=torch.channels_last) / 255
 
-    def run(self, network: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    def compute(self, network: nn.Module, frames: torch.Tensor) -> torch.Tensor:
         """Frames of 0…1 through the actor or the critic; float32, whatever is inside."""
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.bfloat16):
             outputs = network(frames)
@@ -358,7 +358,7 @@ class PixelAgent(nn.Module):
 
     def logits(self, obs) -> torch.Tensor:
         """Raw frames (B, C, H, W) to logits (B, A) of the policy."""
-        return self.run(self.actor, self.normalize(obs, self.bfloat16))
+        return self.compute(self.actor, self.normalize(obs, self.bfloat16))
 
     def distribution(self, logits: torch.Tensor) -> Categorical:
         """(B, A) to a categorical distribution whose log_prob, entropy and KL are (B,)."""
@@ -370,7 +370,7 @@ class PixelAgent(nn.Module):
 
     def value(self, obs) -> torch.Tensor:
         """Raw frames (B, C, H, W) to V(s), (B,)."""
-        return self.run(self.critic, self.normalize(obs, self.bfloat16)).squeeze(-1)
+        return self.compute(self.critic, self.normalize(obs, self.bfloat16)).squeeze(-1)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
         """Actions (B,), as the environment takes them."""

@@ -106,9 +106,9 @@ def make_steps(script, args: Args, size: str, settings: dict):
         mb = torch.randperm(2 * M, device=args.device)[:M]
         normalized = agent.normalize(b_obs[mb], agent.bfloat16)  # once for both networks
         laps.mark("frames")
-        dist = agent.distribution(agent.run(agent.actor, normalized))
+        dist = agent.distribution(agent.compute(agent.actor, normalized))
         laps.mark("policy")
-        values = agent.run(agent.critic, normalized).squeeze(-1)
+        values = agent.compute(agent.critic, normalized).squeeze(-1)
         laps.mark("critic")
         ratio = (dist.log_prob(b_actions[mb]) - b_logprobs[mb]).exp()
         advantages = script.normalize_advantages(b_advantages[mb])

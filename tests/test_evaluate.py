@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, load, make_args, make_teacher, run_main, save_agent, shorten_episodes
 from PIL import Image
 
+import convert
 import evaluate
 from experiments import curves, film, sb3_ppo
 
@@ -175,6 +176,7 @@ BAD_HEADERS = [
     ({"script": "os"}, "no script of this project is called os"),
     ({"script": "student_distill", "hidden_sizes": [9]}, "agent.safetensors: no sound mujoco"),
     ({"suite": "chess"}, "its suite is chess"),
+    ({"suite": "atari"}, "ppo_teacher_mujoco.py has no agents for atari"),
 ]
 
 
@@ -185,6 +187,22 @@ def test_a_strange_checkpoint_is_one_line(changes, words, tmp_path, refused):
     agent = make_teacher("mujoco", path)
     save_agent(agent, path, evaluate.read_header(path) | changes)
     refused(evaluate, [path], words)
+
+
+def test_a_copied_scripts_agents_are_loaded(tmp_path, monkeypatch):
+    """Each is the whole method, to be copied: by a name like ppd_mine.py, beside evaluate.py."""
+    (tmp_path / "ppd_mine.py").write_text((ROOT / "ppd_mujoco.py").read_text())
+    path, header = tmp_path / "agent.safetensors", {"script": "ppd_mine"}
+    agent = make_teacher("mujoco", path)
+    save_agent(agent, path, evaluate.read_header(path) | header)
+    with pytest.raises(evaluate.UserError, match="no script of this project is called ppd_mine"):
+        evaluate.load(path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for program in (evaluate, convert):
+        monkeypatch.setattr(program, "__file__", str(tmp_path / "evaluate.py"))
+        assert program.read_header(path)["script"] == "ppd_mine"
+    script, loaded, _ = evaluate.load(path)
+    assert script.__name__ == "ppd_mine" and (loaded.log_std == agent.log_std).all()
 
 
 def test_atari_game(tmp_path, monkeypatch, capsys):

@@ -129,10 +129,10 @@ MUTATIONS = [
     ("clipped_surrogate_loss", "(ratio * advantages,", "(ratio,"),
     ("clipped_surrogate_loss", "clipped_ratio * advantages)", "clipped_ratio)"),
     ("clipped_surrogate_loss", ").mean()", ").sum()"),
-    ("value_loss", ".mean()", ".sum()"),
-    ("value_loss", ".mean()", ".mean() / 2"),
-    ("value_loss", ".square()", ".abs()"),
-    ("value_loss", "(values - returns)", "(values + returns)"),
+    ("value_loss", "returns)  #", "returns, reduction='sum')  #"),
+    ("value_loss", "returns)  #", "returns) / 2  #"),
+    ("value_loss", "mse_loss(", "l1_loss("),
+    ("value_loss", "mse_loss(values", "mse_loss(-values"),
     ("ppo_loss", "- ent_coef *", "+ ent_coef *"),
     ("ppo_loss", "- ent_coef *", "-"),
     ("ppo_loss", "return pg_loss -", "return -"),
@@ -175,6 +175,15 @@ def test_a_changed_factor_is_seen(function, old, new):
     script = mutant(name, function, old, new)
     with pytest.raises(AssertionError):
         check_against_oracle(script, FAMILIES[name])
+
+
+def test_shapes_that_would_broadcast_are_seen():
+    """The classic slip: a critic's (M, 1) beside (M,)."""
+    script, column = load("ppd_mujoco"), torch.rand(4, 1)
+    with pytest.warns(UserWarning, match="different to the input size"):
+        script.value_loss(column, column.squeeze(-1))
+    with pytest.raises(AssertionError):
+        script.distillation_loss(column, column.squeeze(-1), 0.2)
 
 
 @pytest.mark.parametrize("name", ["ppd_atari", "ppd_mujoco", "ppd_mujoco_lstm", *BASELINES])

@@ -190,8 +190,8 @@ def method(name: str) -> str:
             "mb_obs = b_obs[mb]",
             "frames = agent.normalize(b_obs[mb], args.bfloat16)  # once for both networks",
         ),
-        ("agent.actor(mb_obs)", "agent.run(agent.actor, frames)"),
-        ("agent.critic(mb_obs)", "agent.run(agent.critic, frames)"),
+        ("agent.actor(mb_obs)", "agent.compute(agent.actor, frames)"),
+        ("agent.critic(mb_obs)", "agent.compute(agent.critic, frames)"),
         ("b_teacher_means", "b_teacher_logits"),
     ]:
         train = train.replace(mujoco, pixels)
