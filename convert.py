@@ -325,7 +325,7 @@ def find_env_id(env_id: str, make_env) -> tuple[str, gym.Env]:
         else:
             if found != env_id:
                 print(f"{env_id} is not installed: {found} in its place")
-            return found.split(":")[-1], env  # without the module that registered it
+            return found, env
     raise failure
 
 
@@ -368,7 +368,7 @@ def build_mujoco(script, teacher: Teacher, env_id: str):
         # An agent divides by √(variance + 1e-8), others by something else.
         agent.obs_var.copy_(torch.from_numpy(teacher.scale**2 - 1e-8).clamp(min=0))
     envs = script.MujocoVectorEnv(env_id, 10, torch.get_num_threads())
-    return agent, header | {"env_id": env_id}, envs
+    return agent, header | {"env_id": env_id.split(":")[-1]}, envs  # no module to import
 
 
 def build_atari(script, teacher: Teacher, env_id: str):
@@ -581,6 +581,7 @@ def export_student(args: Export) -> None:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or µ
     commands = Annotated[Import, subcommand("import")] | Annotated[Export, subcommand("export")]
     args = tyro.cli(commands, description=__doc__)
     try:

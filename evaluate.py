@@ -245,6 +245,7 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or σ
     args = tyro.cli(Args, description=__doc__)
     try:
         if not args.checkpoints:

@@ -556,7 +556,7 @@ def check_args(args) -> None:
     may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
     may_be_0 += "eval_every save_every start_level"
     highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_workers": 2**8}
-    highest |= {"env_threads": 2**8, "torch_threads": 2**8, "hidden_sizes": 2**14}
+    highest |= {"env_threads": 2**10, "torch_threads": 2**10, "hidden_sizes": 2**14}
     for name, value in vars(args).items():
         for number in value if isinstance(value, tuple) else (value,):
             low = 0 if name in may_be_0.split() else 1 if type(number) is int else 1e-12
@@ -655,7 +655,7 @@ def make_mujoco_env(env_id: str, **options) -> gym.Env:
         try:
             env = gym.make(env_id, disable_env_checker=True, **options)
         except (gym.error.Error, ImportError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error.__cause__ or error).split())  # a library that is missing
             raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
     if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
         raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")

@@ -597,7 +597,7 @@ def check_args(args) -> None:
     may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
     may_be_0 += "eval_every save_every start_level"
     highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_workers": 2**8}
-    highest |= {"env_threads": 2**8, "torch_threads": 2**8, "hidden_sizes": 2**14}
+    highest |= {"env_threads": 2**10, "torch_threads": 2**10, "hidden_sizes": 2**14}
     for name, value in vars(args).items():
         for number in value if isinstance(value, tuple) else (value,):
             low = 0 if name in may_be_0.split() else 1 if type(number) is int else 1e-12

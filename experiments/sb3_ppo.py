@@ -137,7 +137,8 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
     packages = ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "stable-baselines3")
     result["versions"] = {name: importlib.metadata.version(name) for name in packages}
     git = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"]
-    result["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    with suppress(OSError):  # no git here
+        result["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     result["steps_per_second"] = steps / seconds
     ppo.write_file(run_dir / "result.json", json.dumps(result).encode())
     envs.close()

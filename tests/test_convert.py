@@ -124,13 +124,18 @@ def pendulum():
 def test_the_next_command_names_the_module_and_quotes_the_file(
     pendulum, tmp_path, monkeypatch, capsys
 ):
-    """An environment that a module registers is known by module:Id alone."""
+    """An environment that a module registers is known by module:Id alone, in each process."""
+    made, make = [], ppd.MujocoVectorEnv
+    record = lambda env_id, *rest: made.append(env_id) or make(env_id, *rest)
+    monkeypatch.setattr(ppd, "MujocoVectorEnv", record)
     (tmp_path / "model.zip").write_bytes(zip_bytes(pendulum))
     command = ["import", tmp_path / "model.zip", "--env-id", "gymnasium:Pendulum-v1"]
     command += ["--out", tmp_path / "a teacher.safetensors", "--episodes", 1]
     assert run_main(convert, command, monkeypatch) == 0
     flags = f"--env-id gymnasium:Pendulum-v1 --teacher '{tmp_path}/a teacher.safetensors'"
     assert capsys.readouterr().out.endswith(f"python ppd_mujoco.py {flags}\n")
+    header = convert.read_header(tmp_path / "a teacher.safetensors")
+    assert made == ["gymnasium:Pendulum-v1"] and header["env_id"] == "Pendulum-v1"
 
 
 def test_old_sb3_shares_its_first_layers(pendulum, tmp_path):

@@ -205,6 +205,18 @@ def test_an_environment_that_fails_says_why(capfd):
     assert "Traceback" in errors and "Cannot call env.step() before calling env.reset()" in errors
 
 
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    """Gymnasium says only that MuJoCo is not installed."""
+
+    def make(*arguments, **options):
+        missing = ImportError("libX11.so.6: cannot open shared object file")
+        raise gym.error.DependencyNotInstalled("MuJoCo is not installed") from missing
+
+    monkeypatch.setattr(gym, "make", make)
+    with pytest.raises(script.UserError, match="--env-id Hopper-v4: libX11.so.6: cannot open"):
+        script.make_mujoco_env("Hopper-v4")
+
+
 def test_workers_end_with_their_pool():
     before = set(active_children())
     envs = script.MujocoVectorEnv("Pendulum-v1", 3, 3)

@@ -44,7 +44,7 @@ ppd_mujoco --env-id Hopper | which version | Hopper-v5
 ppd_mujoco --num-envs 0 | --num-envs 0 | 1 to 4096
 ppd_mujoco --num-envs -3 | --num-envs -3 | 1 to 4096
 ppd_mujoco --num-workers 0 | --num-workers 0 | 1 to 256
-ppd_mujoco --torch-threads 0 | --torch-threads 0 | 1 to 256
+ppd_mujoco --torch-threads 0 | --torch-threads 0 | 1 to 1024
 ppd_mujoco --total-timesteps 0 | --total-timesteps 0 | give 1
 ppd_mujoco --num-steps 0 | --num-steps 0 | give 1
 ppo_teacher_mujoco --num-steps 0 | --num-steps 0 | give 1
@@ -73,7 +73,7 @@ ppd_atari --env-id Hopper-v4 | no Atari game | PongNoFrameskip-v4
 ppd_atari --env-id PingNoFrameskip-v4 | no Atari game | PongNoFrameskip-v4
 ppd_atari --env-id SeaquestNoFrameskip-v4 | Seaquest | ppo_teacher_atari.py
 ppd_atari --frame-skip 0 | --frame-skip 0 | give 1
-ppd_atari --env-threads -1 | --env-threads -1 | 1 to 256
+ppd_atari --env-threads -1 | --env-threads -1 | 1 to 1024
 ppd_procgen --env-id pong | no Procgen game | coinrun
 ppd_procgen --num-levels 0 | --num-levels 0 | give 1
 ppd_procgen --start-level -1 | --start-level -1 | give 0
