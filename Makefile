@@ -8,8 +8,7 @@ BFLOAT16 = $(shell $(PY) -c "import torch; print('--bfloat16' * torch.cpu.get_ca
 
 .venv/installed: requirements.txt
 	@test -e .venv/bin/pip || $(PYTHON) -m venv .venv
-	@$(PY) -c "import sys; (3, 10) <= sys.version_info < (3, 13) or sys.exit('.venv needs Python 3.10 to 3.12: \
-		make clean, then make demo PYTHON=…')"
+	@$(PY) -c "import sys; (3, 10) <= sys.version_info < (3, 13) or sys.exit('.venv has no Python 3.10 to 3.12: make clean, then make demo PYTHON=…')"
 	@echo "installing requirements.txt into .venv (a few minutes, once)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
