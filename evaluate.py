@@ -7,8 +7,8 @@
 Whole episodes, raw returns, a fixed quota of episodes per environment slot; deterministic actions
 on MuJoCo and Atari, sampled ones on Procgen (Appendix A.3). An Atari episode is a whole game, all
 lives; Procgen is played on unseen levels unless --levels says otherwise. With the default seed and
-number of episodes it repeats the final score of the run that wrote the checkpoint, number for
-number, on the same processor, software and threads.
+the run's own number of episodes it repeats the final score of the run that wrote the checkpoint,
+number for number, on the same CPU, software and threads.
 """
 
 import importlib

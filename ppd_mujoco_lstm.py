@@ -12,7 +12,7 @@ objective is that of ppd_mujoco.py, h being all that the student has seen so far
 
 Unlike in ppd_mujoco.py (`diff` shows it) an LSTM is stepped through a rollout, forgets where an
 episode ends, and learns from whole sequences. With `--pg-coef 0` it is distillation alone. T steps
-in N environments are B samples; D numbers observed, A acted, H remembered by an LSTM.
+in N environments are B samples, (T, M / T) a minibatch; D numbers seen, A acted, H remembered.
 """
 
 import atexit
@@ -530,7 +530,7 @@ class Run:
     """A run's folder and all that is not the method: logs, checkpoints, resuming.
 
     agent.safetensors is a whole policy; training_state.pt, all that the rest of the run depends on,
-    so that it goes on bit for bit, given the same versions and threads. Neither holds code.
+    so that on a CPU it goes on bit for bit, given equal versions and threads. They hold no code.
     """
 
     def __init__(self, args, suite: str = ""):

@@ -462,7 +462,7 @@ class Run:
     """A run's folder and all that is not the method: logs, checkpoints, resuming.
 
     agent.safetensors is a whole policy; training_state.pt, all that the rest of the run depends on,
-    so that it goes on bit for bit, given the same versions and threads. Neither holds code.
+    so that on a CPU it goes on bit for bit, given equal versions and threads. They hold no code.
     """
 
     def __init__(self, args, suite: str = ""):

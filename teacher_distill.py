@@ -10,8 +10,8 @@ collects a short rollout, and one gradient step over all of it minimises
     mean[ KL(π_T ‖ π_θ) ] − α·mean[ H(π_θ) ] + c_v·mean[ (V_φ − V_T)² ]
 
 No reward enters. Differs from `student_distill.py`, Algorithm 2, only in who acts: the episodes in
-the log are the teacher's, the evaluations the student's. T steps in N environments are B samples;
-observations are (B, D) on MuJoCo, frames (B, C, H, W) elsewhere.
+the log are the teacher's, the evaluations the student's. T steps in N environments are B samples
+(a loss's M); observations (B, D) on MuJoCo, frames (B, C, H, W) elsewhere.
 """
 
 import atexit
@@ -514,7 +514,7 @@ class Run:
     """A run's folder and all that is not the method: logs, checkpoints, resuming.
 
     agent.safetensors is a whole policy; training_state.pt, all that the rest of the run depends on,
-    so that it goes on bit for bit, given the same versions and threads. Neither holds code.
+    so that on a CPU it goes on bit for bit, given equal versions and threads. They hold no code.
     """
 
     def __init__(self, args, suite: str = ""):

@@ -28,7 +28,7 @@ class Args:
     out: str  # file to write, replaced if it exists
     sigma: float | None = None  # of the noise; unset: the paper's 0.05, 0 with --log-std-shift
     log_std_shift: float = 0.0  # added to log σ of the actions' normal distribution (MuJoCo)
-    seed: int = 100  # of the noise; students of seed S take S
+    seed: int = 100  # of the noise; the studies take the seed of the teacher
     episodes: int | None = None  # of the new score; unset: as many as the original's has
     device: Literal["cpu", "cuda"] = "cpu"  # of the networks while they play
 

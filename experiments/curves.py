@@ -288,7 +288,7 @@ def read_run(run: Path) -> dict:
     """A finished run's result.json, or the same of a stopped one, which has no score."""
     if (run / "result.json").exists():
         return json.loads((run / "result.json").read_text())
-    state = torch.load(run / "training_state.pt", weights_only=True)
+    state = torch.load(run / "training_state.pt", map_location="cpu", weights_only=True)
     script = Path(state["command"].split()[1]).stem  # of `python SCRIPT.py`
     return {"script": script, "args": state["args"], **state["history"]}
 

@@ -60,7 +60,8 @@ def describe_hardware() -> str:
         text = Path("/proc/cpuinfo").read_text()
     names = re.findall(r"model name\s*: (.*)", text) or [name]
     widest = [kind for kind in ("avx512_bf16", "avx512f", "avx2") if f" {kind} " in text]
-    return ", ".join([names[0], *widest[:1], f"{os.cpu_count()} cores", *ask_nvidia("name")[:1]])
+    facts = [names[0], *widest[:1], f"{os.cpu_count()} cores"]
+    return ", ".join(facts + list(dict.fromkeys(ask_nvidia("name"))))
 
 
 @dataclass(eq=False)

@@ -41,7 +41,7 @@ class UserError(Exception):
 class Args:
     study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join(STUDIES))]
     cluster: Literal["local", "slurm"] = "local"  # this machine, or the Slurm whose sbatch is here
-    workers: int = 0  # at once; 0: one per core, with --device cuda 4 per GPU; 100 on a cluster
+    workers: int = 0  # at once; 0: one per core, at most 4 per GPU used; on a cluster 100
     dry_run: bool = False  # print the command lines and run nothing
     suite: tuple[Literal["atari", "mujoco", "procgen"], ...] = ()  # only these suites
     env_id: tuple[str, ...] = ()  # only these environments
@@ -118,8 +118,11 @@ def run_locally(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers, or UUIDs of GPUs or MIG devices
     names = ask_nvidia("index") if names is None else names.split(",")
-    gpus = [None] if args.device == "cpu" else [name for name in names if name] or [None]
-    most = 4 * len(gpus) if args.device == "cuda" else cores  # of the largest networks, in 80 GB
+    frames = any(run.suite != "mujoco" for run in select_runs(args))  # take a GPU by themselves
+    takes_gpus = args.device == "cuda" or args.device is None and frames
+    gpus = [name for name in names if name and takes_gpus] or [None]
+    are_shared = args.device == "cuda" or gpus != [None]
+    most = 4 * len(gpus) if are_shared else cores  # of the largest networks, in 80 GB
     workers = args.workers or max(1, min(cores // args.cores, most))
     # What a killed engine's children train comes first: following it takes a worker too.
     queue, over = iter(sorted(jobs, key=lambda job: not is_training(job.run_dir))), set()

@@ -4,6 +4,7 @@ No test takes a real GPU: the pretended one is CPU memory, and torch.compile's b
 graphs, or do with memory what CUDA graphs do.
 """
 
+import atexit
 import re
 from contextlib import nullcontext
 from dataclasses import replace
@@ -44,6 +45,7 @@ class OnGPU(torch.Tensor):
         return tensor
 
     device = property(lambda self: GPU)
+    is_meta = False
 
     def __reduce_ex__(self, protocol):
         return self.here.__reduce_ex__(protocol)
@@ -124,7 +126,7 @@ def small_run(name: str, tmp_path, monkeypatch, **options):
     script, (suite,) = load(name), suite or re.findall("mujoco|atari|procgen", name)
     monkeypatch.setattr(script, "evaluate", act_once)
     values = {"num_envs": 3, "num_steps": 4, "minibatch_size": 5, "update_epochs": 1}
-    values |= {"total_timesteps": 24, "eval_every": 12} | options
+    values |= {"total_timesteps": 24, "eval_every": 12, "log_every": 12} | options
     names = vars(args_class(script, suite)()).keys() & values.keys()
     values = {name: values[name] for name in names}  # a baseline has no minibatches
     return script, make_args(script, suite, tmp_path / "run", **values)
@@ -132,9 +134,50 @@ def small_run(name: str, tmp_path, monkeypatch, **options):
 
 @pytest.mark.parametrize("name", [*PPD_SCRIPTS, *TEACHERS, "ppd_mujoco_lstm", *BASELINE_RUNS])
 def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
-    script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0")
+    """Of a run that is stopped after one rollout, and goes on."""
+    script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", save_every=0)
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
-    assert script.train(args)["steps"] == 24
+    save = script.Run.save
+
+    def save_and_stop(run, every=0.0):
+        save(run, every)
+        if run.step == 12:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(script.Run, "save", save_and_stop)
+        script.train(args)
+    atexit.unregister(print)  # of how to go on
+    assert script.train(type(args)(resume=args.run_dir))["steps"] == 24
+
+
+def test_a_gpus_random_numbers_go_on(tmp_path, monkeypatch):
+    """After a stop, and after an evaluation. Of its generator a count is left: one a rollout."""
+    script, drawn, stop_at = load("ppd_mujoco"), torch.tensor([0]), None
+    log = script.Run.log
+
+    def draw(run, *arguments):
+        if run.step == stop_at:
+            raise KeyboardInterrupt
+        drawn.add_(1)
+        log(run, *arguments)
+
+    monkeypatch.setattr(script.Run, "log", draw)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", drawn.fill_)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *device: drawn.clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, *device: drawn.copy_(state))
+    args = make_args(script, "mujoco", tmp_path / "run", save_every=0, eval_every=64)
+    stop_at = args.total_timesteps
+    with pytest.raises(KeyboardInterrupt):
+        script.train(args)
+    atexit.unregister(print)  # of how to go on
+    assert drawn == args.seed + 2
+    drawn.zero_()
+    stop_at = None
+    script.train(type(args)(resume=args.run_dir))
+    assert drawn == args.seed + 3
 
 
 @pytest.mark.parametrize(("size", "convolutions"), [("smaller", 3), ("same", 15)])

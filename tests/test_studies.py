@@ -149,17 +149,25 @@ class Waiting:
 
 
 @pytest.mark.parametrize(
-    ("flags", "at_once"),
-    [({"device": "cuda"}, 8), ({"device": "cuda", "workers": 3}, 3), ({"cores": 8}, 2), ({}, 16)],
+    ("study", "flags", "at_once"),
+    [
+        ("pixels", {"device": "cuda"}, 8),
+        ("pixels", {"device": "cuda", "workers": 3}, 3),
+        ("pixels", {}, 8),  # frames are computed on a GPU where there is one
+        ("pixels", {"device": "cpu"}, 16),
+        ("gradient", {"suite": ("mujoco",), "cores": 8}, 2),
+        ("lambda-mujoco", {}, 16),
+        ("lambda-mujoco", {"device": "cuda"}, 8),
+    ],
 )
-def test_a_gpu_is_not_given_a_run_for_each_core(flags, at_once, monkeypatch, tmp_path):
+def test_a_gpu_is_not_given_a_run_for_each_core(study, flags, at_once, monkeypatch, tmp_path):
     """Two GPUs and 16 cores: four runs each, unless a user knows better."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("experiments.run.ask_nvidia", lambda column: ["0", "1"])
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(16))
     over = Event()
     jobs = [Waiting(tmp_path / str(number), over) for number in range(20)]
-    with closing(run_locally(jobs, Args("pixels", **flags))) as progress:
+    with closing(run_locally(jobs, Args(study, **flags))) as progress:
         assert next(progress)[0] == at_once
     over.set()
 
