@@ -1,7 +1,7 @@
-"""What a GPU would do, without one: a pretended device, and the graphs that `--compile` makes.
+"""What a GPU does or would do: the real one if there is one, and a pretended device anywhere.
 
-No test takes a real GPU: the pretended one is CPU memory, and torch.compile's backends count
-graphs, or do with memory what CUDA graphs do.
+The pretended one is CPU memory, and torch.compile's backends count graphs, or do with memory what
+CUDA graphs do.
 """
 
 import atexit
@@ -94,6 +94,14 @@ def pretended_gpu(monkeypatch):
         yield
 
 
+@pytest.fixture(params=["pretended", "real"])
+def gpu(request):
+    if request.param == "pretended":
+        request.getfixturevalue("pretended_gpu")
+    elif not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+
+
 def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
     ours, theirs = torch.ones(3, device=GPU), torch.ones(3)
     assert torch.equal((ours.to("cpu") + theirs), 2 * theirs) and (2 * ours).device == GPU
@@ -133,9 +141,24 @@ def small_run(name: str, tmp_path, monkeypatch, **options):
 
 
 @pytest.mark.parametrize("name", [*PPD_SCRIPTS, *TEACHERS, "ppd_mujoco_lstm", *BASELINE_RUNS])
-def test_one_device_in_every_operation(name, tmp_path, monkeypatch, pretended_gpu):
-    """Of a run that is stopped after one rollout, and goes on."""
+@pytest.mark.filterwarnings("default")  # a real one's are not ours
+def test_one_device_in_every_operation(name, tmp_path, monkeypatch, gpu):
     script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", save_every=0)
+    train_in_two_parts(script, args, monkeypatch)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("switches", [("bfloat16",), ("compile",), ("bfloat16", "compile")])
+@pytest.mark.parametrize("name", ["ppd_atari", "ppd_procgen", "ppo_teacher_procgen"])
+def test_switches_of_a_real_gpu(name, switches, tmp_path, monkeypatch):
+    options = dict.fromkeys(switches, True) | {"device": "cuda:0", "save_every": 0}
+    script, args = small_run(name, tmp_path, monkeypatch, **options)
+    train_in_two_parts(script, args, monkeypatch)
+
+
+def train_in_two_parts(script, args, monkeypatch):
+    """Stop a run after one rollout, and go on with it."""
     monkeypatch.setattr(script, "check_args", lambda args: None)  # it would ask for the GPU
     save = script.Run.save
 
