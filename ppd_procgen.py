@@ -801,7 +801,7 @@ def guard_process() -> None:
 def main() -> None:
     try:
         train(tyro.cli(Args, description=__doc__))
-    except (UserError, OSError, ImportError) as error:
+    except (UserError, OSError, ImportError, torch.OutOfMemoryError) as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

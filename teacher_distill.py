@@ -1128,7 +1128,7 @@ def main() -> None:
     suites |= Annotated[ProcgenArgs, tyro.conf.subcommand("procgen")]
     try:
         train(tyro.cli(suites, description=__doc__))
-    except (UserError, OSError, ImportError) as error:
+    except (UserError, OSError, ImportError, torch.OutOfMemoryError) as error:
         tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -15,7 +15,9 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from helpers import (
+    BASELINES,
     PPD_SCRIPTS,
+    SCRIPTS,
     TEACHERS,
     args_class,
     assert_same_weights,
@@ -172,6 +174,15 @@ def train_in_two_parts(script, args, monkeypatch):
         script.train(args)
     atexit.unregister(print)  # of how to go on
     assert script.train(type(args)(resume=args.run_dir))["steps"] == 24
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_gpu_that_is_full_is_no_traceback(name, monkeypatch, refused):
+    def fill(args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(load(name), "train", fill)
+    refused(load(name), ["mujoco"] if name in BASELINES else [], "allocate 2 GiB")
 
 
 def test_a_gpus_random_numbers_go_on(tmp_path, monkeypatch):
