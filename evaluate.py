@@ -92,7 +92,7 @@ def write_video(path: Path, frames, frames_per_second: Fraction | int) -> None:
         file.mux(stream.encode())
 
 
-def make_envs(script, header: dict, levels: str = "unseen"):
+def make_envs(script, header: dict, levels: str):
     """The environments in which a checkpoint of its suite is scored."""
     threads, env_id = os.cpu_count() or 1, header["env_id"]
     if header["suite"] == "atari":
@@ -115,7 +115,7 @@ def check_sizes(agent, envs, header: dict) -> None:
         raise UserError(f"--env-id {header['env_id']}: {reason}; give one of the same sizes")
 
 
-def play(script, agent, header: dict, episodes: int, seed: int, levels: str = "unseen") -> dict:
+def play(script, agent, header: dict, episodes: int, seed: int, levels: str) -> dict:
     """The script's own score, with returns and lengths of the episodes. Raises UserError."""
     envs = make_envs(script, header, levels)
     check_sizes(agent, envs, header)

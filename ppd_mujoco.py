@@ -250,7 +250,7 @@ def train(args: Args) -> dict:
     means = torch.zeros((T, N, *box.shape), device=args.device)  # of the policy
     actions = torch.zeros((T, N, *box.shape), device=args.device)
     rewards = np.zeros((T, N))
-    terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
+    terminations, truncations = np.zeros((2, T, N), dtype=bool)
     next_obs = envs.obs
     while run.step < run.total:
         # Collect a rollout with the policy as it is.
@@ -276,9 +276,9 @@ def train(args: Args) -> dict:
             ended = terminations | truncations
             scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
             ends = torch.from_numpy(terminations), torch.from_numpy(ended)
-            coefs = args.gamma, args.gae_lambda
-            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *coefs).to(args.device)
+            advantages = compute_gae(  # on the CPU: a GPU takes longer to launch each step of it
+                scaled_rewards, values.cpu(), next_values.cpu(), *ends, args.gamma, args.gae_lambda
+            ).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
             b_teacher_means = teacher.actor(b_obs)  # asked once per rollout; same statistics
 
@@ -328,7 +328,7 @@ def train(args: Args) -> dict:
     run.bar.set_description("final score")  # by the paper's protocol
     score = evaluate(agent, eval_envs, args.episodes, args.seed)
     teacher_score = evaluate(teacher, eval_envs, args.episodes, args.seed)
-    result = run.finish(score, teacher_score=teacher_score)
+    result = run.finish(score=score, teacher_score=teacher_score)
     print(compare_scores(score, teacher_score))
     return result
 
@@ -350,7 +350,7 @@ def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="r
     return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
 
 
-# ------------------------------------------------------------------------------- Scoring
+# ------------------------------------------------------------------------------- Scoring, rewards
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
     """Play whole episodes: mean raw return, its standard error, every return and length.
 
@@ -358,7 +358,7 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
     """
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
-    with torch.random.fork_rng(range(torch.cuda.is_initialized())):  # training's stay as they are
+    with torch.random.fork_rng([0] if torch.cuda.is_initialized() else []):  # training's stay
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
         while sum(map(len, played)) < episodes:
@@ -496,10 +496,10 @@ class Run:
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
         scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
         if episodes:
-            _, returns, lengths = map(statistics.fmean, zip(*episodes, strict=True))
-            scalars |= {"charts/episodic_return": returns, "charts/episodic_length": lengths}
-            self.history["curve"].append([self.step, returns, len(episodes)])
-            self.bar.set_postfix_str(f"return {returns:.1f}", refresh=False)
+            _, mean_return, length = map(statistics.fmean, zip(*episodes, strict=True))
+            scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": length}
+            self.history["curve"].append([self.step, mean_return, len(episodes)])
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
         self.bar.update(self.step - self.bar.n)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, self.step)
@@ -527,13 +527,12 @@ class Run:
         torch.save(state, buffer := io.BytesIO())
         write_file(self.folder / "training_state.pt", buffer.getvalue())
 
-    def finish(self, score: dict, **facts) -> dict:
+    def finish(self, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
-        facts |= {"score": score}
         for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
             short = {k: v for k, v in facts[name].items() if k not in ("returns", "lengths")}
-            self.header = self.header | {name: short}
-        self.saved = time.monotonic()
+            self.header[name] = short
+        self.saved = time.monotonic()  # the final scores count for no second of training
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
@@ -787,6 +786,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
             print("WARNING: the running episodes do not replay to where they stopped")
 
 
+# ------------------------------------------------------------------------------- Process
 class PatientFile(io.FileIO):
     """A standard stream whose reader may go away: what it cannot take is dropped."""
 

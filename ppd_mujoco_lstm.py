@@ -228,8 +228,9 @@ class PartialAgent(MujocoAgent):
     def __init__(self, action_low, action_high, obs_dim, observed, hidden_sizes, memory, critic):
         super().__init__(action_low, action_high, obs_dim, hidden_sizes)
         self.actor = PartialNetwork(observed, hidden_sizes, len(action_low), 0.01, memory)
-        seen = (observed, memory) if critic == "student" else (range(obs_dim), "none")
-        self.critic = PartialNetwork(seen[0], hidden_sizes, 1, 1.0, seen[1])
+        if critic != "student":  # sees the whole state, without memory
+            observed, memory = range(obs_dim), "none"
+        self.critic = PartialNetwork(observed, hidden_sizes, 1, 1.0, memory)
         self.register_buffer("state", None, persistent=False)  # what `policy` remembers
 
     def forward(self, obs, states):
@@ -298,7 +299,7 @@ def train(args: Args) -> dict:
     actions = torch.zeros((T, N, *box.shape), device=args.device)
     values = torch.zeros((T, N), device=args.device)
     rewards = np.zeros((T, N))
-    terminations, truncations = np.zeros((T, N), dtype=bool), np.zeros((T, N), dtype=bool)
+    terminations, truncations = np.zeros((2, T, N), dtype=bool)
     next_obs = envs.obs
     while run.step < run.total:
         # Collect a rollout with the policy as it is, from what it remembers.
@@ -320,16 +321,15 @@ def train(args: Args) -> dict:
             # Advantages. Where a time limit ended an episode, bootstrap from its final observation.
             torch.set_num_threads(args.torch_threads)
             logprobs = agent.distribution(means).log_prob(actions)  # (T, N)
-            next_value = agent.value(next_obs, memory.states[1])
-            next_values = torch.cat([values[1:], next_value[None]])
+            next_values = torch.cat([values[1:], agent.value(next_obs, memory.states[1])[None]])
             if final_values:  # in the order of `truncations`: step by step, row by row
                 next_values[truncations] = torch.cat(final_values)
             ended = terminations | truncations
             scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
             ends = torch.from_numpy(terminations), torch.from_numpy(ended)
-            coefs = args.gamma, args.gae_lambda
-            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *coefs).to(args.device)
+            advantages = compute_gae(  # on the CPU: a GPU takes longer to launch each step of it
+                scaled_rewards, values.cpu(), next_values.cpu(), *ends, args.gamma, args.gae_lambda
+            ).to(args.device)
             returns, ended = advantages + values, ends[1].to(args.device)
             teacher_means = teacher.actor(obs)  # asked once per rollout; same statistics
 
@@ -382,7 +382,7 @@ def train(args: Args) -> dict:
     run.bar.set_description("final score")  # by the paper's protocol
     score = evaluate(agent, student_envs, args.episodes, args.seed)
     teacher_score = evaluate(teacher, eval_envs, args.episodes, args.seed)
-    result = run.finish(score, teacher_score=teacher_score)
+    result = run.finish(score=score, teacher_score=teacher_score)
     print(compare_scores(score, teacher_score))
     return result
 
@@ -431,19 +431,19 @@ class PartialNetwork(nn.Module):
         """(T, B, D), the state before them, and where episodes end, (T, B), to (T, B, outputs)."""
         x = self.encoder(obs[..., self.observed])
         if self.lstm is not None:
-            # Each episode gets a column, which begins with zeros; the first ones, with `state`.
-            starts = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])
-            column = starts.T.flatten().cumsum(0).view_as(starts.T).T - 1  # (T, B)
+            # Each episode gets a column of its own; those that were running go on from `state`.
+            starts = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])  # (T, B), as the next two
+            episode = starts.T.flatten().cumsum(0).view_as(starts.T).T - 1  # its number
             step = torch.arange(len(x), device=x.device)[:, None]
-            row = step - torch.where(starts, step, 0).cummax(0).values  # (T, B)
-            rows, columns = int(row.max()) + 1, int(column.max()) + 1
-            episodes = x.new_zeros(rows, columns, x.shape[2]).index_put((row, column), x)
-            state = state.new_zeros(2, columns, state.shape[2]).index_copy(1, column[0], state)
-            x = self.lstm(episodes, (state[:1], state[1:]))[0][row, column]
+            age = step - (starts * step).cummax(0).values  # steps since the episode's start
+            longest, count = int(age.max()) + 1, int(episode.max()) + 1
+            columns = x.new_zeros(longest, count, x.shape[2]).index_put((age, episode), x)
+            state = state.new_zeros(2, count, state.shape[2]).index_copy(1, episode[0], state)
+            x = self.lstm(columns, (state[:1], state[1:]))[0][age, episode]
         return self.head(x)
 
 
-# ------------------------------------------------------------------------------- Scoring
+# ------------------------------------------------------------------------------- Scoring, rewards
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
     """Play whole episodes: mean raw return, its standard error, every return and length.
 
@@ -451,7 +451,7 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
     """
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
-    with torch.random.fork_rng(range(torch.cuda.is_initialized())):  # training's stay as they are
+    with torch.random.fork_rng([0] if torch.cuda.is_initialized() else []):  # training's stay
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
         while sum(map(len, played)) < episodes:
@@ -605,10 +605,10 @@ class Run:
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
         scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
         if episodes:
-            _, returns, lengths = map(statistics.fmean, zip(*episodes, strict=True))
-            scalars |= {"charts/episodic_return": returns, "charts/episodic_length": lengths}
-            self.history["curve"].append([self.step, returns, len(episodes)])
-            self.bar.set_postfix_str(f"return {returns:.1f}", refresh=False)
+            _, mean_return, length = map(statistics.fmean, zip(*episodes, strict=True))
+            scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": length}
+            self.history["curve"].append([self.step, mean_return, len(episodes)])
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
         self.bar.update(self.step - self.bar.n)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, self.step)
@@ -636,13 +636,12 @@ class Run:
         torch.save(state, buffer := io.BytesIO())
         write_file(self.folder / "training_state.pt", buffer.getvalue())
 
-    def finish(self, score: dict, **facts) -> dict:
+    def finish(self, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
-        facts |= {"score": score}
         for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
             short = {k: v for k, v in facts[name].items() if k not in ("returns", "lengths")}
-            self.header = self.header | {name: short}
-        self.saved = time.monotonic()
+            self.header[name] = short
+        self.saved = time.monotonic()  # the final scores count for no second of training
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
@@ -774,8 +773,8 @@ def find_observed(observe: str, env_id: str, obs_dim: int) -> list[int]:
     """The places of an observation that --observe names. Raises UserError."""
     # Gymnasium's observations begin with the positions; velocities, then forces follow.
     positions = {"Ant": 13, "HalfCheetah": 8, "Hopper": 5, "Humanoid": 22, "Swimmer": 3}
-    robot = re.fullmatch(r"(\w+)-v\d+", env_id.split(":")[-1])
-    count = (positions | {"Walker2d": 8}).get(robot and robot[1])
+    robot = env_id.split(":")[-1].rpartition("-v")[0]
+    count = (positions | {"Walker2d": 8}).get(robot)
     named = {"positions": range(count), "velocities": range(count, obs_dim)} if count else {}
     named["all"] = range(obs_dim)
     try:
@@ -925,6 +924,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
             print("WARNING: the running episodes do not replay to where they stopped")
 
 
+# ------------------------------------------------------------------------------- Process
 class PatientFile(io.FileIO):
     """A standard stream whose reader may go away: what it cannot take is dropped."""
 

@@ -177,7 +177,7 @@ class PixelAgent(nn.Module):
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
         # The class's forward: compiled, the network's own one would differ from evaluate.py.
-        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs))
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
@@ -239,10 +239,10 @@ def train(args: Args) -> dict:
             values = torch.cat([agent.value(chunk) for chunk in chunks]).view(T, N)
             next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
             scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
-            ends = [torch.from_numpy(ended)] * 2
-            coefs = args.gamma, args.gae_lambda
-            on_cpu = values.cpu(), next_values.cpu()  # a GPU takes longer to launch each step of it
-            advantages = compute_gae(scaled_rewards, *on_cpu, *ends, *coefs).to(args.device)
+            ends = torch.from_numpy(ended), torch.from_numpy(ended)
+            advantages = compute_gae(  # on the CPU: a GPU takes longer to launch each step of it
+                scaled_rewards, values.cpu(), next_values.cpu(), *ends, args.gamma, args.gae_lambda
+            ).to(args.device)
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
 
         # Update policy and critic: several epochs over shuffled minibatches.
@@ -282,7 +282,7 @@ def train(args: Args) -> dict:
     run.bar.set_description("final score")  # the paper's: unseen levels, sampled; training levels
     protocol = args.episodes, args.seed, False
     score, score_training = (evaluate(agent, e, *protocol) for e in (unseen, training))
-    result = run.finish(score, score_training=score_training)
+    result = run.finish(score=score, score_training=score_training)
     print(f"unseen levels {score_text(score)} · training levels {score_text(score_training)}")
     return result
 
@@ -346,7 +346,7 @@ def make_cnn(size: str, obs_shape: tuple[int, ...], outputs: int, gain: float) -
     return nn.Sequential(convolutions, init_layer(nn.Linear(features, outputs), gain))
 
 
-# ------------------------------------------------------------------------------- Scoring
+# ------------------------------------------------------------------------------- Scoring, rewards
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
     """Play whole episodes: mean raw return, its standard error, every return and length.
 
@@ -354,7 +354,7 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
     """
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
-    with torch.random.fork_rng(range(torch.cuda.is_initialized())):  # training's stay as they are
+    with torch.random.fork_rng([0] if torch.cuda.is_initialized() else []):  # training's stay
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
         while sum(map(len, played)) < episodes:
@@ -486,10 +486,10 @@ class Run:
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
         scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
         if episodes:
-            _, returns, lengths = map(statistics.fmean, zip(*episodes, strict=True))
-            scalars |= {"charts/episodic_return": returns, "charts/episodic_length": lengths}
-            self.history["curve"].append([self.step, returns, len(episodes)])
-            self.bar.set_postfix_str(f"return {returns:.1f}", refresh=False)
+            _, mean_return, length = map(statistics.fmean, zip(*episodes, strict=True))
+            scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": length}
+            self.history["curve"].append([self.step, mean_return, len(episodes)])
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
         self.bar.update(self.step - self.bar.n)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, self.step)
@@ -517,13 +517,12 @@ class Run:
         torch.save(state, buffer := io.BytesIO())
         write_file(self.folder / "training_state.pt", buffer.getvalue())
 
-    def finish(self, score: dict, **facts) -> dict:
+    def finish(self, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
-        facts |= {"score": score}
         for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
             short = {k: v for k, v in facts[name].items() if k not in ("returns", "lengths")}
-            self.header = self.header | {name: short}
-        self.saved = time.monotonic()
+            self.header[name] = short
+        self.saved = time.monotonic()  # the final scores count for no second of training
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
@@ -727,6 +726,7 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
         self.simulator.close()
 
 
+# ------------------------------------------------------------------------------- Process
 class PatientFile(io.FileIO):
     """A standard stream whose reader may go away: what it cannot take is dropped."""
 

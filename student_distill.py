@@ -380,7 +380,7 @@ class PixelAgent(nn.Module):
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
         # The class's forward: compiled, the network's own one would differ from evaluate.py.
-        logits = nn.Sequential.forward(self.actor, self.normalize(obs)).float()
+        logits = nn.Sequential.forward(self.actor, self.normalize(obs))
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
@@ -445,7 +445,7 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
     """
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
-    with torch.random.fork_rng(range(torch.cuda.is_initialized())):  # training's stay as they are
+    with torch.random.fork_rng([0] if torch.cuda.is_initialized() else []):  # training's stay
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
         while sum(map(len, played)) < episodes:
@@ -589,10 +589,10 @@ class Run:
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
         scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
         if episodes:
-            _, returns, lengths = map(statistics.fmean, zip(*episodes, strict=True))
-            scalars |= {"charts/episodic_return": returns, "charts/episodic_length": lengths}
-            self.history["curve"].append([self.step, returns, len(episodes)])
-            self.bar.set_postfix_str(f"return {returns:.1f}", refresh=False)
+            _, mean_return, length = map(statistics.fmean, zip(*episodes, strict=True))
+            scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": length}
+            self.history["curve"].append([self.step, mean_return, len(episodes)])
+            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
         self.bar.update(self.step - self.bar.n)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, self.step)
@@ -620,13 +620,12 @@ class Run:
         torch.save(state, buffer := io.BytesIO())
         write_file(self.folder / "training_state.pt", buffer.getvalue())
 
-    def finish(self, score: dict, **facts) -> dict:
+    def finish(self, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
-        facts |= {"score": score}
         for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
             short = {k: v for k, v in facts[name].items() if k not in ("returns", "lengths")}
-            self.header = self.header | {name: short}
-        self.saved = time.monotonic()
+            self.header[name] = short
+        self.saved = time.monotonic()  # the final scores count for no second of training
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}
         facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
@@ -962,16 +961,16 @@ class AtariGames(gym.vector.VectorEnv):
         """
         self.actions[np.arange(self.num_envs), self.lengths] = actions
         self.obs, rewards, terminations, truncations, state = self.simulator.step(actions)
-        final_obs = self.obs
+        infos = {"final_obs": self.obs}
         self.returns += rewards
         self.lengths += 1
         plays_on = self.life_loss & (state["lives"] > 0)  # games without lives report 0
         over = terminations & ~plays_on | truncations
         finished = zip(np.flatnonzero(over), self.returns[over], self.lengths[over], strict=True)
-        infos = {"episodes": [(n, float(r), int(k)) for n, r, k in finished]}
+        infos["episodes"] = [(n, float(r), int(k)) for n, r, k in finished]
         if over.any():  # at once, or the next step would be lost to the simulator's own reset
             self.start_games(over)
-        return self.obs, rewards, terminations, truncations, infos | {"final_obs": final_obs}
+        return self.obs, rewards, terminations, truncations, infos
 
     def state_dict(self) -> dict:
         """What it takes to play the running games again, and what they show."""
@@ -985,14 +984,14 @@ class AtariGames(gym.vector.VectorEnv):
         seeds, games, lengths, returns, actions = (state[name].numpy() for name in names)
         longest, rows = lengths.max(), np.arange(self.num_envs)
         # All end together: a shorter game starts later, and its slot plays anything until then.
-        for step in range(longest + 1):
-            for slot in np.flatnonzero(lengths == longest - step):
+        for left in reversed(range(longest + 1)):  # steps
+            for slot in np.flatnonzero(lengths == left):
                 mask = rows == slot
                 self.obs, _ = self.simulator.reset(seed=seeds[mask], options={"reset_mask": mask})
                 for _ in range(games[slot]):
                     self.start_games(mask)
-            if step < longest:
-                played = np.maximum(step - (longest - lengths), 0)
+            if left > 0:
+                played = np.maximum(lengths - left, 0)
                 self.obs = self.simulator.step(actions[rows, played].astype(np.int64))[0]
         self.seeds, self.games, self.lengths, self.returns = seeds, games, lengths, returns
         self.actions[:, :longest] = actions
@@ -1102,6 +1101,7 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
         self.simulator.close()
 
 
+# ------------------------------------------------------------------------------- Process
 class PatientFile(io.FileIO):
     """A standard stream whose reader may go away: what it cannot take is dropped."""
 
