@@ -118,10 +118,9 @@ def run_locally(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers, or UUIDs of GPUs or MIG devices
     names = ask_nvidia("index") if names is None else names.split(",")
+    gpus = [None] if args.device == "cpu" else [name for name in names if name] or [None]
     frames = any(run.suite != "mujoco" for run in select_runs(args))  # take a GPU by themselves
-    takes_gpus = args.device == "cuda" or args.device is None and frames
-    gpus = [name for name in names if name and takes_gpus] or [None]
-    are_shared = args.device == "cuda" or gpus != [None]
+    are_shared = args.device == "cuda" or frames and gpus != [None]
     most = 4 * len(gpus) if are_shared else cores  # of the largest networks, in 80 GB
     workers = args.workers or max(1, min(cores // args.cores, most))
     # What a killed engine's children train comes first: following it takes a worker too.
