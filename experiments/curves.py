@@ -131,6 +131,11 @@ def of_methods(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return lines
 
 
+def title_of(env_id: str) -> str:
+    """For panels of scores: it says where those are not raw returns."""
+    return plain_name(env_id) + (", human-normalised" if suite_of(env_id) == "atari" else "")
+
+
 def in_training(env_id: str) -> str:
     """During training, Procgen's scores are those of the training levels."""
     return "_training" if env_id in PROCGEN else ""
@@ -150,7 +155,7 @@ def panels_of_sizes(grid: pd.DataFrame, envs) -> list[Panel]:
         runs = select(grid, "sizes", [env_id])
         for size in SIZES if len(finished(runs)) else ():
             lines = of_methods(runs[runs["size"] == size])
-            panels.append(Panel(f"{plain_name(env_id)}, {size}", lines, levels_of_teacher(runs)))
+            panels.append(Panel(f"{title_of(env_id)}, {size}", lines, levels_of_teacher(runs)))
     return panels
 
 
@@ -171,7 +176,7 @@ def panels_of_teachers(grid: pd.DataFrame, suite: str) -> list[Panel]:
     for env_id in filter(lambda env_id: suite_of(env_id) == suite, TEACHERS):
         runs = finished(select(grid, "teachers", [env_id]))
         final = {"final score": stats.mean_score(runs, "score" + in_training(env_id))}
-        panel = Panel(plain_name(env_id), {"PPO": runs}, final, dots=False, deviation=True)
+        panel = Panel(title_of(env_id), {"PPO": runs}, final, dots=False, deviation=True)
         panels += [panel] if len(runs) else []
     return panels
 
@@ -241,9 +246,8 @@ def panels_of_pixels(grid: pd.DataFrame) -> list[Panel]:
                 scores = {k: stats.mean_score(students, v + levels) for k, v in names.items()}
             lines = of_methods(students[students["distill_lambda"].fillna(1) == 1])
             lines["PPO without a teacher"] = students[students["distill_lambda"] == 0]
-            title = f"{plain_name(env_id)}, smaller students" + (
-                f", σ = {sigma:g}" if sigma else ""
-            )
+            teacher = f", σ = {sigma:g}" if sigma else ""
+            title = f"{title_of(env_id)}, smaller students{teacher}"
             panels.append(Panel(title, lines, scores))
     return panels
 
