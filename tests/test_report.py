@@ -310,3 +310,15 @@ def test_a_damaged_csv_is_not_written_over(results, tmp_path, name, large, capsy
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1 and "damaged" in error and "restore" in error, damage
         assert contents(tmp_path) == before, damage
+
+
+@pytest.mark.parametrize(
+    ("env_id", "title"),
+    [
+        ("PongNoFrameskip-v4", "Pong, human-normalised"),
+        ("coinrun", "coinrun"),
+        ("Ant-v4", "Ant-v4"),
+    ],
+)
+def test_a_panel_says_where_scores_are_human_normalised(env_id, title):
+    assert curves.title_of(env_id) == title
