@@ -37,6 +37,7 @@ class Args:
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # one or more agent.safetensors
     episodes: int | None = None  # whole episodes of each; unset: 50, or 200 on Procgen (A.3)
     levels: Literal["unseen", "training"] = "unseen"  # of Procgen
+    actions: Literal["likeliest", "sampled"] | None = None  # unset: the protocol's, as above
     env_id: str | None = None  # play in this one, a module:Id too; unset: the file's own
     seed: int | None = None  # of a run, which is scored from 10,000 above it; unset: the file's own
     device: Literal["cpu", "cuda"] = "cpu"  # of networks; to repeat a score take that of the run
@@ -151,11 +152,13 @@ def film_mujoco(script, agent, header: dict, seed: int):
 
     def frames(obs):
         ended = False
+        torch.manual_seed(seed)
         if hasattr(agent, "reset"):
             agent.reset()
         while not ended:
             yield env.render()
-            obs, _, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
+            action = agent.act(obs[None], header["deterministic"])[0]
+            obs, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
         yield env.render()
         env.close()
@@ -180,12 +183,13 @@ def film_atari(script, agent, header: dict, seed: int):
     )  # fmt: skip
 
     def frames():
+        torch.manual_seed(seed)
         obs, _ = games.reset(seed=seed)
         picture, _ = colour.reset(seed=np.array([seed]))
         ended = False
         while not ended:
             yield picture[0, 0]
-            actions = agent.act(obs)
+            actions = agent.act(obs, header["deterministic"])
             obs, _, terminations, truncations, _ = games.step(actions)
             picture, *_ = colour.step(actions)
             ended = terminations[0] or truncations[0]
@@ -205,7 +209,7 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
         ended = False
         while not ended:
             yield env.render()[0]
-            obs, _, terminations, _, _ = env.step(agent.act(obs, deterministic=False))
+            obs, _, terminations, _, _ = env.step(agent.act(obs, header["deterministic"]))
             ended = terminations[0]  # what env shows now is the next level
 
     return frames(), env.metadata["render_fps"]
@@ -216,6 +220,8 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     script, agent, header = load(path)
     agent.to(args.device)
     header["env_id"] = args.env_id or header["env_id"]
+    if args.actions is not None:
+        header["deterministic"] = args.actions == "likeliest"
     suite, env_id = header["suite"], header["env_id"].replace("/", "-")
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if suite == "mujoco" else threads)  # more only slow an MLP down
@@ -233,6 +239,8 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     low, high = confidence_interval(score["returns"])
     text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
     notes = [f"{episodes}, {np.mean(score['lengths']):.0f} steps"]
+    if args.actions is not None:
+        notes.append(f"{args.actions} actions")
     if suite == "atari":
         notes.append(f"at least {score['distinct']} distinct")
         if "human_normalized" in score:

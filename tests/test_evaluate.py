@@ -230,6 +230,29 @@ def test_procgen_levels(tmp_path, monkeypatch, capsys):
     assert frames[0].shape == (512, 512, 3) and rate == 15
 
 
+def test_actions_are_the_protocols_unless_said(suite, tmp_path, monkeypatch, capsys):
+    """On Procgen sampled, elsewhere the likeliest; where given, they stand in the table."""
+    make_teacher(suite, path := tmp_path / "agent.safetensors")
+    asked, score = [], {"mean": 1.0, "standard_error": None, "returns": [1.0], "lengths": [1]}
+    score["distinct"] = 1
+    play = lambda _, __, header, *rest: asked.append(header["deterministic"]) or score
+    monkeypatch.setattr(evaluate, "play", play)
+    for flags in ([], ["--actions", "likeliest"], ["--actions", "sampled"]):
+        status, out, _ = call(monkeypatch, capsys, path, *flags)
+        assert status == 0 and ("sampled actions" in out) == ("sampled" in flags)
+    assert asked == [suite != "procgen", True, False]
+
+
+def test_sampled_actions_are_played(run, monkeypatch, capsys):
+    """With the seed's own noise: again, the same; by the likeliest, another score."""
+    scores = []
+    for flags in ([], ["--actions", "sampled"], ["--actions", "sampled"]):
+        arguments = (run / "agent.safetensors", "--episodes", 5, *flags)
+        _, out, _ = call(monkeypatch, capsys, *arguments)
+        scores.append(out.splitlines()[2].split(" | ")[5])
+    assert scores[0] != scores[1] == scores[2]
+
+
 @pytest.mark.parametrize(("levels", "first", "count"), [("training", 7, 3), ("unseen", 10, None)])
 def test_levels_are_those_of_the_checkpoint(levels, first, count, tmp_path, monkeypatch, capsys):
     make_teacher("procgen", path := tmp_path / "agent.safetensors", start_level=7, num_levels=3)
