@@ -27,6 +27,12 @@ import torch
 import tyro
 from safetensors import SafetensorError, safe_open
 
+SETTINGS = {  # of a suite's environments, beside their name, and so in its checkpoints
+    "mujoco": {},
+    "atari": {"frame_skip": int},
+    "procgen": {"distribution_mode": str, "num_levels": int, "start_level": int},
+}
+
 
 class UserError(Exception):
     """Something a user can cause and mend: one line on stderr, exit status 2."""
@@ -53,8 +59,11 @@ def read_header(path: str) -> dict:
         scripts = [*folder.glob("pp[do]_*.py"), *folder.glob("*_distill.py")]
         if header["script"] not in [path.stem for path in scripts]:
             raise ValueError(f"no script of this project is called {header['script']}")
-        if header["suite"] not in ("mujoco", "atari", "procgen"):
+        if header["suite"] not in SETTINGS:
             raise ValueError(f"its suite is {header['suite']}")
+        for name, kind in SETTINGS[header["suite"]].items():
+            if type(header[name]) is not kind:
+                raise ValueError(f"its {name} is {header[name]}")
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: no agent of this project and version: {reason}") from error

@@ -573,17 +573,19 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        if teacher and teacher["env_id"] != self.env_id:
-            self.history["warnings"] = [f"the teacher was trained on {teacher['env_id']}"]
+        here, keys = header | {"env_id": self.env_id}, ("env_id", "frame_skip", "distribution_mode")
+        other = [f"{k} {teacher.get(k)}" for k in keys if (teacher or here).get(k) != here.get(k)]
+        self.history["warnings"] = [f"the teacher was trained with {setting}" for setting in other]
         self.save()
         args = asdict(self.args)
         if wandb:
-            wandb.init(id=self.folder.name, config=args, resume="allow", sync_tensorboard=True)
+            here = {"dir": self.folder, "name": self.folder.name, "resume": "auto"}
+            wandb.init(config=args, sync_tensorboard=True, **here)
         self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
         rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
-        print(*self.history.get("warnings", []), f"once stopped, go on with: {command}", sep="\n")
+        print(*self.history["warnings"], f"once stopped, go on with: {command}", sep="\n")
         atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
         bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
         self.bar = tqdm(total=self.total, initial=self.step, **bar)

@@ -143,6 +143,14 @@ def test_wrong_input_is_one_line(arguments, words, refused):
 
 
 @pytest.mark.parametrize(
+    ("suite", "setting", "value"), [("atari", "frame_skip", "4"), ("procgen", "num_levels", None)]
+)
+def test_a_header_without_a_setting_is_one_line(suite, setting, value, tmp_path, refused):
+    make_teacher(suite, tmp_path / "agent.safetensors", **{setting: value})
+    refused(evaluate, [tmp_path / "agent.safetensors"], f"its {setting} is {value}")
+
+
+@pytest.mark.parametrize(
     ("suite", "env_id"),
     [("mujoco", "Ant-v4"), ("mujoco", "CartPole-v1"), ("atari", "BeamRiderNoFrameskip-v4")],
 )

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import types
 from functools import cache
 
 import helpers
@@ -248,6 +249,17 @@ def test_a_run_with_other_arguments_is_not_resumed(almost_finished, refused, tmp
     state["args"]["old"] = state["args"].pop("kl")
     torch.save(state, path)
     refused(*almost_finished, "maybe older")
+
+
+def test_a_tracked_run_keeps_its_id_in_its_folder(monkeypatch, train, tmp_path):
+    """Weights & Biases goes on with what it finds in `dir`; a folder's name may stand twice."""
+    calls = []
+    wandb = types.SimpleNamespace(init=lambda **options: calls.append(options))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    train(load("ppo_teacher_mujoco"), "mujoco", track=True, total_timesteps=64)
+    (call,) = calls
+    assert call["config"]["seed"] == 100 and call["sync_tensorboard"] and call["resume"] == "auto"
+    assert (call["dir"], call["name"], "id" in call) == (tmp_path / "run", "run", False)
 
 
 def test_a_run_that_cannot_be_tracked_leaves_nothing(refused, monkeypatch, tmp_path):
@@ -499,7 +511,7 @@ def test_what_a_run_leaves(run, whole):
         assert score["standard_error"] == pytest.approx(error)
         assert {"distinct", "human_normalized"} <= score.keys() or suite != "atari"
     total = LONG[suite]["total_timesteps"]
-    assert (result["script"], result["steps"], "warnings" in result) == (name, total, False)
+    assert (result["script"], result["steps"], result["warnings"]) == (name, total, [])
     assert result["steps_per_second"] == pytest.approx(total / result["seconds"])
     assert {"torch", "numpy", "gymnasium"} <= result["versions"].keys()
     assert [step for step, *_ in result["evaluations"]] == list(range(128, total + 1, 128))
@@ -514,12 +526,18 @@ def test_what_a_run_leaves(run, whole):
         assert result["teacher"]["script"] == f"ppo_teacher_{suite}"
 
 
+OTHERS = {"env_id": "Other-v4", "frame_skip": 1, "distribution_mode": "hard"}
+
+
 @over(*PPD_RUNS, ("student_distill", "mujoco"))
 def test_a_teacher_of_another_environment_is_used_with_a_warning(run, train, tmp_path, capsys):
-    helpers.make_teacher(run[1], tmp_path / "teacher.safetensors", env_id="Other-v4")
-    result, warning = train(*run, total_timesteps=64), "the teacher was trained on Other-v4"
-    assert result["warnings"] == helpers.read_result(tmp_path / "run")["warnings"] == [warning]
-    assert warning in capsys.readouterr().out
+    """Of another name, frame skip or difficulty."""
+    here = {key: OTHERS[key] for key in OTHERS if key in {"env_id", *helpers.HEADERS[run[1]]}}
+    helpers.make_teacher(run[1], tmp_path / "teacher.safetensors", **here)
+    result = train(*run, total_timesteps=64)
+    warnings = [f"the teacher was trained with {key} {value}" for key, value in here.items()]
+    assert result["warnings"] == helpers.read_result(tmp_path / "run")["warnings"] == warnings
+    assert "\n".join(warnings) in capsys.readouterr().out
 
 
 @over(*PPO_RUNS, *PROBES)
@@ -546,6 +564,13 @@ def test_nan_stops_the_run(run, monkeypatch, train, tmp_path):
     assert state["history"]["steps"] == 128
     assert all(tensor.isfinite().all() for tensor in state["agent"].values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@over(*PROBES)
+def test_nan_is_seen_before_it_is_sampled_from(run, train):
+    """Where losses are logged once in many updates."""
+    with pytest.raises(run[0].UserError, match="NaN or infinite loss at step 128"):
+        train(*run, learning_rate=1e6, log_every=10**6, total_timesteps=6400)
 
 
 def test_a_choice_that_breaks_down_ends_with_one_line(tmp_path):
