@@ -132,6 +132,8 @@ def read_weights(content: bytes, kind: str) -> dict:
 
 def check_folder(path: str) -> None:
     """Before any work: raises UserError where the file could not be written."""
+    if Path(path).is_dir():
+        raise UserError(f"--out {path}: a folder; name a file in it")
     if not Path(path).parent.is_dir():
         raise UserError(f"--out {path}: its folder does not exist; make it first")
 
@@ -160,7 +162,7 @@ def read_teacher(args: Import) -> Teacher:
     """A teacher from a file that is known by its content. Raises UserError."""
     content = Path(args.source).read_bytes()
     if zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
             if "data" in names and "policy.pth" in names:
                 return read_sb3(archive, args)
@@ -591,6 +593,9 @@ def main() -> None:
             raise
         print(f"convert: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("convert: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

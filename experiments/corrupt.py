@@ -62,6 +62,8 @@ def corrupt(args: Args) -> dict:
         raise UserError("--sigma must be above 0, or 0 beside a --log-std-shift; both finite")
     if shift and header["suite"] != "mujoco":
         raise UserError(f"--log-std-shift: {args.teacher} has no log σ; only MuJoCo's policies do")
+    if Path(args.out).is_dir():
+        raise UserError(f"--out {args.out}: a folder; name a file in it")
     if args.episodes is not None and args.episodes < 1:
         raise UserError(f"--episodes {args.episodes}: must be at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():

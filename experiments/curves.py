@@ -327,4 +327,8 @@ def draw_runs(path: str, runs: list[str]) -> None:
 if __name__ == "__main__":
     if not 3 <= len(sys.argv) <= 2 + len(STYLES):
         sys.exit("usage: python -m experiments.curves FIGURE.png RUN [RUN …]")
-    draw_runs(sys.argv[1], sys.argv[2:])
+    try:
+        draw_runs(sys.argv[1], sys.argv[2:])
+    except OSError as error:
+        print(f"curves: error: {error}; give folders of runs", file=sys.stderr)
+        sys.exit(2)

@@ -59,6 +59,8 @@ def main() -> None:
     try:
         if not args.checkpoints or not args.out.endswith(".webp"):
             raise evaluate.UserError("give one or more agent.safetensors, and --out FILE.webp")
+        if min(args.seconds * args.frames_per_second, args.width) < 1:
+            raise evaluate.UserError("--seconds, --frames-per-second or --width is too small")
         films = [film(path, args) for path in args.checkpoints]
     except Exception as error:
         if type(error).__name__ != "UserError":  # each script has its own

@@ -103,7 +103,8 @@ def make_grid(runs: pd.DataFrame, curves: pd.DataFrame) -> tuple[pd.DataFrame, p
         points[f"{name}score"] = each(normalize, *scores)
         points[f"{name}fraction"] = each(fraction_of_teacher, *scores, points[reference])
     grid["area"] = points.groupby("row")["evaluation_fraction"].mean()
-    grid["million_steps"] = grid["steps_to_90_percent"].fillna(grid["steps"]) / 1e6
+    # Rounded: an evaluation comes at the end of a rollout, which is longer in PPD.
+    grid["million_steps"] = (grid["steps_to_90_percent"].fillna(grid["steps"]) / 1e6).round(2)
     return grid, points
 
 

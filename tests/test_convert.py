@@ -237,6 +237,7 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
         (b"", "Pendulum-v1", "cut short"),
         (b"no model, but text", "Pendulum-v1", "neither"),
         (whole[: len(whole) // 2], "Pendulum-v1", "cut short"),
+        (whole.replace(b"PK\x01\x02", b"gone"), "Pendulum-v1", "cut short"),
         (whole.replace(b"n_steps", b"\xff_steps"), "Pendulum-v1", "damaged"),
         (zip_bytes({"data": "{}"}), "Pendulum-v1", "policy.pth"),
         (zip_bytes({**pendulum, "policy.pth": bomb}), "Pendulum-v1", "io.open"),
@@ -275,6 +276,7 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
     refused(convert, [*arguments, "--activation", "relu"], "--activation")
     refused(convert, [*arguments, "--episodes", 0], "--episodes")
     refused(convert, [*arguments[:-1], tmp_path / "no" / "out"], "--out")
+    refused(convert, [*arguments[:-1], tmp_path], "a folder; name a file in it")
     refused(convert, ["import", tmp_path / "gone", *arguments[2:]], "No such file")
 
     VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])).save(tmp_path / "cartpole")

@@ -140,6 +140,7 @@ def test_wrong_input_is_one_line(arguments, words, refused):
     refused(evaluate, arguments, words)
     if len(arguments) < 2 and ROOT not in arguments:
         refused(film, [*arguments, "--out", "film.webp"])
+        refused(film, ["x", "--out", "film.webp", "--seconds", "0"], "is too small")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ BAD_HEADERS = [
     ({"script": "os"}, "no script of this project is called os"),
     ({"script": "student_distill", "hidden_sizes": [9]}, "agent.safetensors: no sound mujoco"),
     ({"suite": "chess"}, "its suite is chess"),
-    ({"suite": "atari"}, "ppo_teacher_mujoco.py has no agents for atari"),
+    ({"suite": "atari", "frame_skip": 4}, "ppo_teacher_mujoco.py has no agents for atari"),
 ]
 
 

@@ -148,7 +148,7 @@ def test_tables_of_imperfect_teachers_lambda_and_the_gradient(results):
     form = cells(results / "gradient.md", "Ant-v4, smaller", "r detached", "100, 200, 300")
     assert form == ["0.920 ± 0.006", "never (0 of 3)", form[2]]
     form = cells(results / "gradient.md", "Ant-v4, smaller", "student-distill", "100, 200, 300")
-    assert form[1] == "1.905 ± 0.000 M (3 of 3)"
+    assert form[1] == "1.910 ± 0.000 M (3 of 3)"
     for other, fractions in [
         ("Equation 2", "+0.020 [+0.010, +0.030]"),
         ("student-distill", "-0.030 [-0.040, -0.020]"),
@@ -184,6 +184,9 @@ def test_rows_and_curves_have_what_must_be_recorded(results):
     assert (row["versions"], row["hardware"]) == ("python=3.11 torch=2", "a processor, 2 cores")
     curve = points[points["row"] == row["row"]]
     assert len(curve) == 100 and curve["step"].max() == 2_000_448
+    # An evaluation up to a rollout after each 0.1 M counts as one at that.
+    assert row["steps_to_90_percent"] % 10_000 > 0
+    assert row["million_steps"] == round(row["steps_to_90_percent"] / 1e6, 2)
     assert curve["training_return"].iloc[49] == pytest.approx(600, rel=0.02)
     steps = 4_004_352  # of which a hundredth, in floats, is a little too small
     result = {"steps": steps, "curve": [[steps, 1.0, 1]], "evaluations": [[steps, 2.0, 0.1]]}
