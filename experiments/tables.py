@@ -293,7 +293,8 @@ def table_gradient(grid, points):
 PIXELS_NOTE = (
     "Smaller networks throughout, seed 100; the teacher is not the paper's network and had fewer "
     "steps. Score: on unseen levels of Procgen, human-normalised on Atari. The paper's: smaller "
-    f"students of its teachers, five seeds (Table 5), which are larger networks. {ERROR_NOTE}"
+    f"students of its teachers, five seeds (Table 5), which are larger networks. {ERROR_NOTE} "
+    "Atari's games, played without noise, repeat each other, so that their ± is too small."
 )
 
 
