@@ -24,7 +24,7 @@ demo: .venv/installed  ## distil the shipped Hopper teacher into a larger studen
 demo-atari: .venv/installed  ## distil the shipped CrazyClimber teacher into a new student: about six minutes with AVX512-BF16
 	@$(PY) ppd_atari.py $(BFLOAT16) --total-timesteps 60000 --eval-every 0 --episodes 10
 
-demo-procgen: .venv/installed  ## distil the shipped coinrun teacher into a smaller student: about five minutes
+demo-procgen: .venv/installed  ## distil the shipped coinrun teacher into a smaller student: about five minutes with AVX512-BF16
 	@$(PY) ppd_procgen.py --total-timesteps 200000 --eval-every 100000
 
 test: .venv/installed-dev  ## everything that CI runs: minutes on two cores, no GPU
