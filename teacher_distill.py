@@ -1077,7 +1077,7 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
         self.returns += rewards
         self.lengths += 1
         finished = zip(np.flatnonzero(ended), self.returns[ended], self.lengths[ended], strict=True)
-        infos = {"episodes": [(n, float(r), int(k)) for n, r, k in finished], "final_obs": {}}
+        infos = {"episodes": [(n, float(r), int(k)) for n, r, k in finished]}
         self.returns[ended] = self.lengths[ended] = 0
         return self.obs, rewards, ended, np.zeros_like(ended), infos
 
