@@ -485,12 +485,14 @@ class Run:
         other = [f"{k} {teacher.get(k)}" for k in keys if (teacher or here).get(k) != here.get(k)]
         self.history["warnings"] = [f"the teacher was trained with {setting}" for setting in other]
         self.save()
-        args = asdict(self.args)
         if wandb:
             here = {"dir": self.folder, "name": self.folder.name, "resume": "auto"}
-            wandb.init(config=args, sync_tensorboard=True, **here)
+            try:
+                wandb.init(config=vars(self.args), sync_tensorboard=True, **here)
+            except wandb.Error as error:
+                raise UserError(f"--track: {error}") from error
         self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
-        rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
+        rows = "\n".join(f"|{key}|{value}|" for key, value in vars(self.args).items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
         command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
         print(*self.history["warnings"], f"once stopped, go on with: {command}", sep="\n")

@@ -268,6 +268,18 @@ def test_a_run_that_cannot_be_tracked_leaves_nothing(refused, monkeypatch, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_weights_and_biases_refuses_says_so_in_one_line(refused, monkeypatch, tmp_path):
+    """Without a login, wandb.init raises its own error, which names the remedy."""
+
+    def init(**_):
+        raise KeyError("No API key configured. Use `wandb login` to log in.")
+
+    wandb = types.SimpleNamespace(init=init, Error=KeyError)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run = ["--track", "--run-dir", tmp_path / "run"]
+    refused(load("ppo_teacher_mujoco"), run, "--track", "wandb login")
+
+
 def test_what_was_logged_survives_a_resume(monkeypatch, tmp_path):
     """TensorBoard drops what a stopped run logged after its checkpoint, and no more."""
     script, calls = load("ppo_teacher_mujoco"), []
