@@ -163,14 +163,24 @@ def curve_of_result(result: dict) -> pd.DataFrame:
 
 def other_settings(run: studies.Run, args: dict) -> list[str]:
     """The arguments in which a run is not the study's, but for those of the machine."""
-    if run.method == "sb3-ppo":
-        return []  # its script needs a library that a report does not
-    script, *suite = run.script
-    module = importlib.import_module(script.removesuffix(".py"))
-    kind = getattr(module, f"{run.suite.capitalize()}Args" if suite else "Args")
-    planned = json.loads(json.dumps(vars(tyro.cli(kind, args=run.flags()))))
+    if run.method == "sb3-ppo":  # its script needs a library that a report does not
+        planned = {"total_timesteps": run.steps, "episodes": 50, "eval_every": 500_000}
+    else:
+        script, *suite = run.script
+        module = importlib.import_module(script.removesuffix(".py"))
+        kind = getattr(module, f"{run.suite.capitalize()}Args" if suite else "Args")
+        planned = json.loads(json.dumps(vars(tyro.cli(kind, args=run.flags()))))
     names = planned.keys() & args.keys() - studies.OF_THE_MACHINE
     return sorted(name for name in names if planned[name] != args[name])
+
+
+def check_teacher(run: studies.Run, header: dict) -> None:
+    """Raises UserError where a student's teacher, by its header, is not the study's."""
+    names = other_settings(run.origin, header)
+    names += ["steps"] if header["steps"] < run.origin.steps else []
+    names += ["noise_seed"] if header.get("noise_seed", run.origin.seed) != run.origin.seed else []
+    if names:
+        raise UserError(f"not a run of a study: its teacher has another {', '.join(names)}")
 
 
 def read_runs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
@@ -190,8 +200,8 @@ def read_runs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
                 raise UserError("not a run of a study, by its arguments or its length")
             if names := other_settings(run, result["args"]):
                 raise UserError(f"not a run of a study: other arguments for its {', '.join(names)}")
-            if run.origin and result["teacher"].get("seed") != run.origin.seed:
-                raise UserError(f"its teacher is not that of seed {run.origin.seed}")
+            if run.origin:
+                check_teacher(run, result["teacher"])
             if key in rows:
                 raise UserError(f"the same run as {rows[key]['run']}, which counts")
             if not np.isfinite(row["score"]) or curve.empty:

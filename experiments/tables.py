@@ -82,6 +82,17 @@ def with_error(runs: pd.DataFrame, column: str = "fraction") -> str:
     return mean_fraction(runs, column) + ("" if np.isnan(error) else f" ± {error:.3f}")
 
 
+def counted(cell, line: pd.DataFrame):
+    """A cell that says on how many runs it rests, where its line has more seeds than these."""
+    most = len(finished(line).groupby(["env_id", "seed"]))
+
+    def counted_cell(runs: pd.DataFrame, column: str = "fraction") -> str:
+        text, count = cell(runs, column), runs[column].count()
+        return text if text == "–" or count == most else f"{text} n={count}"
+
+    return counted_cell
+
+
 def steps_to_90_percent(runs: pd.DataFrame, _: str = "") -> str:
     """The median; a run that never gets there is the slowest."""
     steps = finished(runs)["steps_to_90_percent"]
@@ -111,6 +122,7 @@ ERROR_NOTE = (
     "A student's score over its (original) teacher's; ±: standard error, of one seed over its "
     f"episodes, of several over seeds, of two the larger; a teacher's own is in none. {NAMES}"
 )
+COUNT_NOTE = "n: the runs of a cell, where its line has more seeds."
 STEPS_NOTE = (
     "Steps to 90 %: the first evaluation during training, of deterministic actions on MuJoCo and "
     "Atari, that reaches 90 % of the teacher's score; the median over runs, a run that never does "
@@ -157,15 +169,17 @@ def table_mujoco(grid, points):
     rows = []
     for env_id in MUJOCO:
         teachers = finished(select(grid, "teachers", [env_id]))
-        ours = [seeds_of(teachers) or "–", mean_score(teachers)]
-        ours += students(grid, "sizes", [env_id], SIZES, mean_fraction)
+        line = pd.concat([teachers, select(grid, "sizes", [env_id])])
+        ours = [seeds_of(line) or "–", counted(mean_score, line)(teachers, "score")]
+        ours += students(grid, "sizes", [env_id], SIZES, counted(mean_fraction, line))
         teacher, *scores = paper.TABLE_5[env_id]
         ratios = [f"{score / teacher:.2f}" for score in scores]
         rows += compare([env_id], ours, ["five", teacher, *ratios])
-    ours = students(grid, "sizes", MUJOCO, SIZES, complete_aggregate)
+    cell = counted(complete_aggregate, select(grid, "sizes", MUJOCO))
+    ours = students(grid, "sizes", MUJOCO, SIZES, cell)
     theirs = [f"{mean:.2f}" for size in SIZES for mean, *_ in paper.TABLE_1["mujoco"][size]]
     rows += compare(["all four"], ["", "", *ours], ["", "", *theirs])
-    text = f"{NOTE} The paper's in each environment: its mean scores divided (Table 5)."
+    text = f"{NOTE} {COUNT_NOTE} The paper's in an environment: its mean scores divided (Table 5)."
     header = ["environment", "", "seeds", "teacher's score", *ALL_STUDENTS]
     return "MuJoCo: teachers, and students as a fraction of them", text, header, rows
 
@@ -191,14 +205,16 @@ def table_imperfect_mujoco(grid, points):
         runs = select(grid, study, envs)
         cell, facts = complete_aggregate, ["", "", ""]
         if name in MUJOCO:
-            score = mean_score(finished(runs), "original_score")
+            score = mean_score(each_teacher(finished(runs)), "original_score")
             cell, facts = with_error, [seeds_of(runs), f"{MUJOCO_SIGMA[name]:g}", score]
+        cell = counted(cell, runs)
         ours = [cell(each_teacher(runs), "teacher_fraction")]
         ours += students(grid, study, envs, ["larger"], cell)
         rows += [[name, *facts, *ours]] if len(finished(runs)) else []
     title = "Imperfect teachers on MuJoCo, larger students, as a fraction of the original teacher"
     header = ["environment", "seeds", "σ", "original score", "corrupted teacher", *SHORT.values()]
-    return title, f"{ERROR_NOTE} All four: the geometric interquartile mean.", header, rows
+    text = f"{ERROR_NOTE} {COUNT_NOTE} All four: the geometric interquartile mean."
+    return title, text, header, rows
 
 
 def table_7(grid, points):
@@ -224,10 +240,11 @@ def table_lambda(grid, study):
     for env_id, of_env in runs.groupby("env_id", sort=False):
         if seeds := seeds_of(of_env):
             each = [of_env[of_env["distill_lambda"] == weight] for weight in weights]
-            rows.append([env_id, seeds, "of the teacher's score", *map(with_error, each)])
+            cell = counted(with_error, of_env)
+            rows.append([env_id, seeds, "of the teacher's score", *map(cell, each)])
             rows.append(["", "", "steps to 90 % of it", *map(steps_to_90_percent, each)])
     header = ["environment", "seeds", "", *(f"λ = {weight:g}" for weight in weights)]
-    text = f"{ERROR_NOTE} {STEPS_NOTE} λ = 0 is PPO without a teacher."
+    text = f"{ERROR_NOTE} {COUNT_NOTE} {STEPS_NOTE} λ = 0 is PPO without a teacher."
     return "λ of PPD, larger students", text, header, rows
 
 

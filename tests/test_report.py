@@ -62,7 +62,8 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
         result["teacher_score"] = {"mean": teacher_score, "standard_error": 2.0, "episodes": 50}
         if run.suite == "procgen":
             result["score_training"], result["teacher_score_training"] = {"mean": 9}, {"mean": 10}
-        result["teacher"] = {"seed": run.origin.seed, "log_std_shift": run.log_std_shift}
+        origin = {"env_id": run.env_id, "seed": run.origin.seed, "steps": run.origin.steps}
+        result["teacher"] = origin | {"log_std_shift": run.log_std_shift}
         if original:
             result["teacher"] |= {"sigma": run.sigma, "original_score": {"mean": original}}
     run_dir = folder / (where or run.run_dir)
@@ -124,6 +125,7 @@ def test_tables_of_a_few_runs(results):
     assert "atari" not in text and "Qbert" not in text  # of which there is no run
     assert cells(results / "mujoco.md", "Ant-v4", "ours")[:2] == ["100, 200", "3500"]
     assert cells(results / "mujoco.md", "Ant-v4", "ours")[2 + 8] == "1.150"
+    assert cells(results / "mujoco.md", "Ant-v4", "ours")[2 + 3] == "0.900 n=1"
     assert cells(results / "mujoco.md", "", "paper")[2 + 8] == "0.98"  # 3490 of 3574
     assert cells(results / "mujoco.md", "all four", "ours")[1 + 8 :] == ["–", f"{AGGREGATE:.3f}"]
     ours = cells(results / "runs.md", "sizes", "Hopper-v4")
@@ -141,7 +143,7 @@ def test_tables_of_imperfect_teachers_lambda_and_the_gradient(results):
     assert cells(results / "imperfect_mujoco.md", "all four") == [""] * 3 + ["–"] * 4
     # λ = 0 has a second seed, of 0.7 beside 1.5: mean 1.1, standard error 0.4.
     ours = cells(results / "lambda_mujoco.md", "Hopper-v4", "100, 200", "of the teacher's score")
-    assert ours == ["1.100 ± 0.400"] + ["1.500 ± 0.001"] * 4
+    assert ours == ["1.100 ± 0.400"] + ["1.500 ± 0.001 n=1"] * 4
     # The second seed never has 90 %, nor then has the median of the two.
     steps = cells(results / "lambda_mujoco.md", "", "", "steps to 90 % of it")
     assert steps == ["never (1 of 2)"] + ["1.20 M (1 of 1)"] * 4
@@ -243,6 +245,38 @@ def test_runs_with_other_hyperparameters_are_left_out(results, tmp_path, capsys)
     ]
     before, after = (report.read_tables(d)[0] for d in (results, tmp_path / "again"))
     assert len(after) == len(before) + 1
+
+
+def test_a_run_of_sb3_must_be_as_long_as_the_studys(tmp_path):
+    run = STUDIES["sb3-ppo"]()[0]
+    for steps, left_out in [(4_000_000, 0), (10_000_000, 1)]:
+        save(tmp_path, run, 700, steps=steps)
+        path = tmp_path / run.run_dir / "result.json"
+        result = json.loads(path.read_text()) | {"script": "sb3_ppo"}
+        result["args"] |= {"total_timesteps": steps, "episodes": 50}
+        path.write_text(json.dumps(result))
+        runs, _, texts = report.read_runs(tmp_path / "runs")
+        assert (len(runs), len(texts)) == (1 - left_out, left_out), texts
+
+
+def test_students_of_other_teachers_are_left_out(results, tmp_path, capsys):
+    """And named: a teacher trained for less, of another network or seed, or with other noise."""
+    shutil.copytree(results, tmp_path / "again")
+    runs = choose("sizes", method=["ppd"], size=["smaller"], seed=[100])
+    runs += choose("imperfect-mujoco", method=["ppd"], seed=[200])[:1]
+    changes = [{"seed": 200}, {"steps": 5_000_000}, {"hidden_sizes": [64, 64]}]
+    changes += [{"env_id": "Hopper-v4"}, {"noise_seed": 7}]
+    for run, change in zip(runs, changes, strict=True):
+        save(tmp_path, run, 700, 1000, 1000 if run.sigma else None)
+        path = tmp_path / run.run_dir / "result.json"
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps(result | {"teacher": result["teacher"] | change}))
+    make_report(tmp_path / "runs", tmp_path / "again")
+    printed = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    found = {line.split(" has another ")[-1] for line in printed}
+    assert found == {"seed", "steps", "hidden_sizes", "env_id", "noise_seed"}
+    before, after = (report.read_tables(d)[0] for d in (results, tmp_path / "again"))
+    assert len(after) == len(before)
 
 
 def test_figures_are_drawn_for_what_there_is(results):
