@@ -427,7 +427,8 @@ class Run:
             torch.set_rng_state(self.state["torch_rng"])
             if self.state["cuda_rng"] is not None and torch.cuda.is_available():
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        here, keys = header | {"env_id": self.env_id}, ("env_id", "frame_skip", "distribution_mode")
+        here = header | {"env_id": self.env_id}
+        keys = ("env_id", "frame_skip", "distribution_mode", "num_levels", "start_level")
         other = [f"{k} {teacher.get(k)}" for k in keys if (teacher or here).get(k) != here.get(k)]
         self.history["warnings"] = [f"the teacher was trained with {setting}" for setting in other]
         self.save()
@@ -521,8 +522,9 @@ def check_args(args) -> None:
     """Raises UserError for a number out of its range, or a GPU that is not there."""
     may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
     may_be_0 += "eval_every save_every start_level"
-    highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_workers": 2**8}
-    highest |= {"env_threads": 2**10, "torch_threads": 2**10, "hidden_sizes": 2**14}
+    highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_steps": 2**16}
+    highest |= {"num_workers": 2**8, "env_threads": 2**10, "torch_threads": 2**10}
+    highest |= {"hidden_sizes": 2**14, "episodes": 2**20, "frame_skip": 2**10}
     for name, value in vars(args).items():
         for number in value if isinstance(value, tuple) else (value,):
             low = 0 if name in may_be_0.split() else 1 if type(number) is int else 1e-12

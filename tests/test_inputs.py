@@ -52,6 +52,8 @@ ppd_mujoco --minibatch-size -1 | --minibatch-size -1 | give 1
 ppd_mujoco --update-epochs 0 | --update-epochs 0 | give 1
 ppd_mujoco --hidden-sizes 64 0 | --hidden-sizes 0 | 1 to 16384
 ppd_mujoco --episodes 0 | --episodes 0 | give 1
+ppd_mujoco --episodes 1000000000000 | --episodes 10 | 1 to 1048576
+ppd_mujoco --num-steps 1000000000000 | --num-steps 10 | 1 to 65536
 ppd_mujoco --save-every -1 | --save-every -1 | give 0
 ppd_mujoco --eval-every -1 | --eval-every -1 | give 0
 ppd_mujoco --learning-rate 0 | --learning-rate 0 | give 1e-12
@@ -73,6 +75,7 @@ ppd_atari --env-id Hopper-v4 | no Atari game | PongNoFrameskip-v4
 ppd_atari --env-id PingNoFrameskip-v4 | no Atari game | PongNoFrameskip-v4
 ppd_atari --env-id SeaquestNoFrameskip-v4 | Seaquest | ppo_teacher_atari.py
 ppd_atari --frame-skip 0 | --frame-skip 0 | give 1
+ppd_atari --frame-skip 10000000000 | --frame-skip 10 | 1 to 1024
 ppd_atari --env-threads -1 | --env-threads -1 | 1 to 1024
 ppd_procgen --env-id pong | no Procgen game | coinrun
 ppd_procgen --num-levels 0 | --num-levels 0 | give 1

@@ -539,11 +539,12 @@ def test_what_a_run_leaves(run, whole):
 
 
 OTHERS = {"env_id": "Other-v4", "frame_skip": 1, "distribution_mode": "hard"}
+OTHERS |= {"num_levels": 500, "start_level": 1000}
 
 
 @over(*PPD_RUNS, ("student_distill", "mujoco"))
 def test_a_teacher_of_another_environment_is_used_with_a_warning(run, train, tmp_path, capsys):
-    """Of another name, frame skip or difficulty."""
+    """Of another name, frame skip, difficulty or training levels."""
     here = {key: OTHERS[key] for key in OTHERS if key in {"env_id", *helpers.HEADERS[run[1]]}}
     helpers.make_teacher(run[1], tmp_path / "teacher.safetensors", **here)
     result = train(*run, total_timesteps=64)
