@@ -489,7 +489,7 @@ def read_header(path: str) -> dict:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in ("mujoco", "atari", "procgen"):
             raise ValueError(f"its suite is {header['suite']}")
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+    except (OSError, SafetensorError, RecursionError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: no agent of this project and version: {reason}") from error
     return header
@@ -583,7 +583,8 @@ def export_student(args: Export) -> None:
 
 
 def main() -> None:
-    sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or µ
+    if sys.stdout:  # which may be closed
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or µ
     commands = Annotated[Import, subcommand("import")] | Annotated[Export, subcommand("export")]
     args = tyro.cli(commands, description=__doc__)
     try:

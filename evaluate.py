@@ -27,11 +27,14 @@ import torch
 import tyro
 from safetensors import SafetensorError, safe_open
 
-SETTINGS = {  # of a suite's environments, beside their name, and so in its checkpoints
-    "mujoco": {},
-    "atari": {"frame_skip": int},
-    "procgen": {"distribution_mode": str, "num_levels": int, "start_level": int},
-}
+SETTINGS = {  # what a checkpoint says of its environments, beside their name, and what it may say
+    "mujoco": {"seed": range(2**30 + 1)},
+    "atari": {"seed": range(2**30 + 1), "frame_skip": range(1, 2**10 + 1)},
+    "procgen": {
+        "seed": range(2**30 + 1), "distribution_mode": ("easy", "hard"),
+        "num_levels": range(1, 2**31), "start_level": range(2**31),
+    },
+}  # fmt: skip
 
 
 class UserError(Exception):
@@ -61,10 +64,10 @@ def read_header(path: str) -> dict:
             raise ValueError(f"no script of this project is called {header['script']}")
         if header["suite"] not in SETTINGS:
             raise ValueError(f"its suite is {header['suite']}")
-        for name, kind in SETTINGS[header["suite"]].items():
-            if type(header[name]) is not kind:
+        for name, sound in SETTINGS[header["suite"]].items():
+            if type(header[name]) not in (int, str) or header[name] not in sound:
                 raise ValueError(f"its {name} is {header[name]}")
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+    except (OSError, SafetensorError, RecursionError, ValueError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: no agent of this project and version: {reason}") from error
     return header
@@ -95,6 +98,7 @@ def write_video(path: Path, frames, frames_per_second: Fraction | int) -> None:
     with av.open(str(path), "w") as file:
         stream = None
         for frame in frames:
+            frame = frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2]  # H.264 wants it even
             if stream is None:
                 stream = file.add_stream("libx264", rate=frames_per_second)
                 stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
@@ -224,27 +228,38 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
     return frames(), env.metadata["render_fps"]
 
 
-def score_checkpoint(path: str, args: Args) -> list[str]:
-    """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
+def load_to_play(path: str, args: Args):
+    """As `load`, the header as the flags want it played."""
     script, agent, header = load(path)
     agent.to(args.device)
     header["env_id"] = args.env_id or header["env_id"]
+    header["seed"] = header["seed"] if args.seed is None else args.seed
     if args.actions is not None:
         header["deterministic"] = args.actions == "likeliest"
+    return script, agent, header
+
+
+def film_checkpoint(path: str, args: Args) -> Path:
+    """Film one episode; returns the file. Raises UserError."""
+    script, agent, header = load_to_play(path, args)
+    parts = Path(path).resolve().with_suffix("").parts[-2:]  # of its own for each checkpoint
+    parts += (header["env_id"].replace("/", "-"),)
+    film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[header["suite"]]
+    levels = [args.levels] if header["suite"] == "procgen" else []
+    video = Path(args.video) / f"{'__'.join(parts)}.mp4"
+    write_video(video, *film(script, agent, header, 10_000 + header["seed"], *levels))
+    return video
+
+
+def score_checkpoint(path: str, args: Args) -> list[str]:
+    """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
+    script, agent, header = load_to_play(path, args)
     suite, env_id = header["suite"], header["env_id"].replace("/", "-")
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if suite == "mujoco" else threads)  # more only slow an MLP down
     episodes = args.episodes or (200 if suite == "procgen" else 50)
-    seed = header["seed"] if args.seed is None else args.seed
-    score = play(script, agent, header, episodes, seed, args.levels)
+    score = play(script, agent, header, episodes, header["seed"], args.levels)
     torch.set_num_threads(threads)
-    if args.video:
-        parts = Path(path).resolve().with_suffix("").parts[-2:]  # of its own for each checkpoint
-        video = Path(args.video) / f"{'__'.join(parts)}__{env_id}.mp4"
-        film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[suite]
-        levels = [args.levels] if suite == "procgen" else []
-        write_video(video, *film(script, agent, header, 10_000 + seed, *levels))
-        print(f"video: {video}")
     low, high = confidence_interval(score["returns"])
     text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
     notes = [f"{episodes}, {np.mean(score['lengths']):.0f} steps"]
@@ -262,7 +277,8 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
 
 
 def main() -> None:
-    sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or σ
+    if sys.stdout:  # which may be closed
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or σ
     args = tyro.cli(Args, description=__doc__)
     try:
         if not args.checkpoints:
@@ -281,9 +297,12 @@ def main() -> None:
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
         for path in args.checkpoints:
-            print("| " + " | ".join(score_checkpoint(path, args)) + " |")
+            print("| " + " | ".join(score_checkpoint(path, args)) + " |", flush=True)
+        for path in args.checkpoints if args.video else ():  # a film that fails costs no score
+            print(f"video: {film_checkpoint(path, args)}")
     except Exception as error:
-        if type(error).__name__ != "UserError" and not isinstance(error, OSError):
+        known = isinstance(error, (OSError, ImportError, torch.OutOfMemoryError))
+        if type(error).__name__ != "UserError" and not known:
             raise  # each script has a UserError of its own
         print(f"evaluate: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -98,7 +98,8 @@ def corrupt(args: Args) -> dict:
 
 
 def main() -> None:
-    sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or σ
+    if sys.stdout:  # which may be closed
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or σ
     args = tyro.cli(Args, description=__doc__)
     try:
         header = corrupt(args)

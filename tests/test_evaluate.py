@@ -8,8 +8,10 @@ import av
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, load, make_args, make_teacher, run_main, save_agent, shorten_episodes
 from PIL import Image
+from safetensors.torch import save_file
 
 import convert
 import evaluate
@@ -90,7 +92,7 @@ def test_films_of_one_environment_and_seed_lie_side_by_side(tmp_path, monkeypatc
     paths = [str(tmp_path / folder / "agent.safetensors") for folder in ("smaller", "larger")]
     args = evaluate.Args(tuple(paths), episodes=1, video=str(tmp_path / "films"))
     for path in paths:
-        evaluate.score_checkpoint(path, args)
+        evaluate.film_checkpoint(path, args)
     names = ["smaller__agent__Hopper-v4.mp4", "larger__agent__Hopper-v4.mp4"]
     assert films == [tmp_path / "films" / name for name in names]
 
@@ -143,9 +145,22 @@ def test_wrong_input_is_one_line(arguments, words, refused):
         refused(film, ["x", "--out", "film.webp", "--seconds", "0"], "is too small")
 
 
-@pytest.mark.parametrize(
-    ("suite", "setting", "value"), [("atari", "frame_skip", "4"), ("procgen", "num_levels", None)]
-)
+BAD_SETTINGS = [
+    ("atari", "frame_skip", "4"),
+    ("atari", "frame_skip", 4.0),
+    ("atari", "frame_skip", 0),
+    ("atari", "frame_skip", 10**12),
+    ("mujoco", "seed", -20_000),
+    ("mujoco", "seed", 2**70),
+    ("procgen", "num_levels", None),
+    ("procgen", "num_levels", -5),
+    ("procgen", "start_level", -5),
+    ("procgen", "distribution_mode", "memory"),
+    ("procgen", "distribution_mode", ["easy"]),
+]
+
+
+@pytest.mark.parametrize(("suite", "setting", "value"), BAD_SETTINGS)
 def test_a_header_without_a_setting_is_one_line(suite, setting, value, tmp_path, refused):
     make_teacher(suite, tmp_path / "agent.safetensors", **{setting: value})
     refused(evaluate, [tmp_path / "agent.safetensors"], f"its {setting} is {value}")
@@ -196,6 +211,30 @@ def test_a_strange_checkpoint_is_one_line(changes, words, tmp_path, refused):
     agent = make_teacher("mujoco", path)
     save_agent(agent, path, evaluate.read_header(path) | changes)
     refused(evaluate, [path], words)
+
+
+def test_a_header_nested_without_end_is_one_line(tmp_path, refused):
+    path = tmp_path / "agent.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"header": "[" * 200_000})
+    refused(evaluate, [path], "no agent of this project and version")
+
+
+def test_an_odd_picture_is_cropped(tmp_path):
+    """By a pixel: H.264 wants even sides. An environment of one's own draws as it likes."""
+    evaluate.write_video(tmp_path / "odd.mp4", [np.zeros((101, 75, 3), np.uint8)] * 3, 30)
+    assert [frame.shape for frame in read_video(tmp_path)[0]] == [(100, 74, 3)] * 3
+
+
+def test_a_film_that_fails_costs_no_score(tmp_path, monkeypatch, capsys):
+    """Nor do two films break the table into pieces."""
+    make_teacher("mujoco", path := tmp_path / "agent.safetensors")
+    score = {"mean": 1.0, "standard_error": None, "returns": [1.0], "lengths": [1]}
+    monkeypatch.setattr(evaluate, "play", lambda *_: score)
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    monkeypatch.setattr(evaluate, "film_mujoco", lambda *_: (iter([]), 100))
+    status, out, err = call(monkeypatch, capsys, path, path, "--video", tmp_path)
+    assert status == 2 and len(out.splitlines()) == 4 and out.count("1.0 (n=1)") == 2
+    assert len(err.splitlines()) == 1 and "av" in err
 
 
 def test_a_copied_scripts_agents_are_loaded(tmp_path, monkeypatch):
