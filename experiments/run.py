@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 
 import submitit
 import tyro
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from experiments.job import Job, ask_nvidia, is_finished, is_training
@@ -79,21 +79,28 @@ def find_teacher(run: Run) -> Path | None:
         return run.origin.run_dir / "agent.safetensors"
     shipped = Path("teachers") / f"{run.env_id}.safetensors"
     if shipped.exists():
-        with safe_open(shipped, framework="np") as file:
-            header = json.loads(file.metadata()["header"])
-        if (header["seed"], header.get("size", "same")) == (run.origin.seed, run.origin.size):
+        try:
+            with safe_open(shipped, framework="np") as file:
+                header = json.loads(file.metadata()["header"])
+            found = header["seed"], header.get("size", "same")
+        except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
+            raise UserError(f"{shipped}: damaged ({error}); restore it from git") from error
+        if found == (run.origin.seed, run.origin.size):
             return shipped
     return None
 
 
 def check_teachers(runs: list[Run]) -> None:
     """Raises UserError, with the command that trains them, where students have no teacher yet."""
-    missing = [run.origin for run in runs if run.origin and find_teacher(run) is None]
+    missing, commands = [run.origin for run in runs if run.origin and find_teacher(run) is None], []
+    for study in dict.fromkeys(teacher.study for teacher in missing):
+        teachers = [teacher for teacher in missing if teacher.study == study]
+        env_ids = " ".join(dict.fromkeys(teacher.env_id for teacher in teachers))
+        seeds = " ".join(dict.fromkeys(str(teacher.seed) for teacher in teachers))
+        command = f"python -m experiments.run {study} --method teacher"
+        commands.append(f"{command} --env-id {env_ids} --seed {seeds}")
     if missing:
-        env_ids = " ".join(dict.fromkeys(teacher.env_id for teacher in missing))
-        seeds = " ".join(dict.fromkeys(str(teacher.seed) for teacher in missing))
-        remedy = f"python -m experiments.run {missing[0].study} --method teacher"
-        remedy += f" --env-id {env_ids} --seed {seeds}"
+        remedy = " && ".join(commands)
         raise UserError(f"{len(missing)} runs have no teacher yet; train it with `{remedy}`")
 
 
@@ -249,7 +256,7 @@ def main() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may have read enough
     try:
         sys.exit(run_study(args))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"experiments.run: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -205,6 +205,11 @@ WRONG_INPUTS = [
         ["orphan"],
         "python -m experiments.run teachers --method teacher --env-id Hopper-v4 --seed 300",
     ),
+    (  # teachers of two studies
+        ["gradient"],
+        "--seed 100 && python -m experiments.run pixels --method teacher "
+        "--env-id coinrun CrazyClimberNoFrameskip-v4 --seed 100`",
+    ),
     (["nothing"], "study nothing: none of teachers, sizes"),
     (["sizes", "--method", "sd"], "which has teacher-distill, student-distill, ppd"),
     (["sizes", "--env-id", "Hopper"], "which has Atlantis"),
@@ -221,3 +226,17 @@ def test_wrong_input_is_one_line_and_status_2(folder, arguments, words):
     done = subprocess.run([*TINY, *arguments], cwd=folder, env=environment, capture_output=True)
     assert done.returncode == 2 and not done.stdout
     assert len(done.stderr.splitlines()) == 1 and words in done.stderr.decode()
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_damaged_shipped_teacher_is_one_line(folder, content):
+    (folder / "teachers" / "Hopper-v4.safetensors").write_bytes(content)
+    output = finish(start(folder, "orphan", "--dry-run"), 2)
+    assert len(output.splitlines()) == 1 and "Hopper-v4.safetensors: damaged" in output
+
+
+def test_a_file_in_a_runs_place_is_one_line(folder):
+    path = folder / RUN.format("tiny", 1, 300)
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    assert len(finish(start(folder, "tiny"), 2).splitlines()) == 1
