@@ -166,7 +166,8 @@ def stop_and_resume(script, suite, number, whole, tmp_path, monkeypatch):
     given = LONG[suite] | ({"teacher": str(teacher)} if teacher.exists() else {})
     rollouts = LONG[suite]["total_timesteps"] // 64
     run_dir, seen = tmp_path / "stopped", set()
-    state, wanted = run_dir / "training_state.pt", random.randint(1, rollouts // 2)
+    first = 1 if number == signal.SIGKILL else 2  # how to go on is told after the first checkpoint
+    state, wanted = run_dir / "training_state.pt", random.randint(first, rollouts // 2)
     with start(script, suite, make_args(script, suite, run_dir, **given)) as process:
         while len(seen) < wanted and process.poll() is None:
             if state.exists():
