@@ -279,6 +279,9 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
 def main() -> None:
     if sys.stdout:  # which may be closed
         sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or σ
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
+        os.set_inheritable(number, True)  # to the next file that is opened
+    sys.stderr = sys.stderr or os.fdopen(2, "w")  # tqdm writes to it
     args = tyro.cli(Args, description=__doc__)
     try:
         if not args.checkpoints:

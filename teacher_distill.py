@@ -210,7 +210,7 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
         if not metrics:  # a checkpoint holds no half of a mean
             run.save(args.save_every)
 
-    run.bar.set_description("final score")  # by the paper's protocol
+    run.bar.close()  # the final score, by the paper's protocol
     scores, protocol = {}, (args.episodes, args.seed, header["deterministic"])
     for key, policy in [("score", agent), ("teacher_score", teacher)]:
         for kind, some_envs in eval_envs.items():
@@ -439,13 +439,13 @@ def make_cnn(size: str, obs_shape: tuple[int, ...], outputs: int, gain: float) -
 
 # ------------------------------------------------------------------------------- Scoring
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
-    """Play whole episodes: mean raw return, its standard error, every return and length.
-
-    Each environment plays a fixed quota: the first so many to end would favour short episodes.
-    """
+    """Play whole episodes: mean raw return, its standard error, every return and length."""
+    # Each environment plays a fixed quota: the first so many to end would favour short episodes.
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
-    with torch.random.fork_rng([0] if torch.cuda.is_initialized() else []):  # training's stay
+    bar = tqdm(total=episodes, desc="scoring", unit="episode", leave=False, delay=10)
+    cuda = [0] if torch.cuda.is_initialized() else []
+    with bar, torch.random.fork_rng(cuda):  # training's random state stays
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
         while sum(map(len, played)) < episodes:
@@ -453,6 +453,7 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
             for n, episode_return, length in infos["episodes"]:
                 if len(played[n]) < quota[n]:
                     played[n].append((episode_return, length))
+                    bar.update()
     returns, lengths = map(list, zip(*sum(played, []), strict=True))
     error = statistics.stdev(returns) / episodes**0.5 if episodes > 1 else None
     score = {"mean": statistics.fmean(returns), "standard_error": error, "episodes": episodes}
@@ -642,7 +643,6 @@ class Run:
             facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
         write_file(self.folder / "result.json", json.dumps(facts).encode())
         atexit.unregister(print)
-        self.bar.close()
         self.writer.close()
         self.lock.release()
         return facts

@@ -1,6 +1,7 @@
 """evaluate.py: repeats a run's own score, makes one table, films, refuses what it cannot score."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -49,6 +50,15 @@ def test_repeats_the_final_score_of_the_run(suite, monkeypatch, capsys, tmp_path
         assert rows[0][5].startswith(script.score_text(played[-1]))
     assert played[0] == played[1] == result["score"]
     assert played[2] != played[0] or suite == "atari"  # where all short games end 0:0
+
+
+def test_plays_where_stderr_is_closed():
+    """MuJoCo's libraries, and the bar of a slow evaluation, would write to it."""
+    command = [sys.executable, ROOT / "evaluate.py", ROOT / "teachers/Hopper-v4.safetensors"]
+    command += ["--episodes", "1"]
+    closed = {"stdout": subprocess.PIPE, "preexec_fn": lambda: os.close(2)}
+    done = subprocess.run(command, **closed, text=True)
+    assert done.returncode == 0 and "(n=1)" in done.stdout.splitlines()[2]
 
 
 def test_confidence_interval_covers_as_often_as_it_says():

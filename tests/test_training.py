@@ -505,6 +505,17 @@ def test_evaluation_has_random_numbers_of_its_own(monkeypatch):
     assert scores[0] == scores[1] != scores[2]
 
 
+def test_only_a_slow_evaluation_shows_how_far_it_is(capsys):
+    """Fifty games of Atari take minutes; of a fast environment nothing is announced."""
+    script, envs = helpers.owners()["evaluate"], Told()
+    helpers.load(script).evaluate(envs, envs, 2, 5)
+    assert not capsys.readouterr().err
+    slow = helpers.mutant(script, "evaluate", "delay=10", "delay=0, mininterval=0")
+    slow.evaluate(envs, envs, 2, 5)
+    shown = capsys.readouterr().err
+    assert shown.index("scoring:   0%") < shown.index("1/2") < shown.index("2/2")
+
+
 # ------------------------------------------------------------------------------- What is written
 def test_what_a_run_leaves(run, whole):
     """The keys of result.json and of the checkpoint's header, and that they agree."""
