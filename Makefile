@@ -21,11 +21,11 @@ demo: .venv/installed  ## distil the shipped Hopper teacher into a larger studen
 	@$(PY) ppd_mujoco.py --env-id Hopper-v4 --student-size larger --total-timesteps 500000 \
 		--eval-every 100000 --episodes 20
 
-demo-atari: .venv/installed  ## distil the shipped CrazyClimber teacher into a new student: about six minutes with AVX512-BF16
+demo-atari: .venv/installed  ## distil the shipped CrazyClimber teacher into a new student: four to six minutes with AVX512-BF16
 	@$(PY) ppd_atari.py $(BFLOAT16) --total-timesteps 60000 --eval-every 0 --episodes 10
 
-demo-procgen: .venv/installed  ## distil the shipped coinrun teacher into a smaller student: about five minutes with AVX512-BF16
-	@$(PY) ppd_procgen.py --total-timesteps 200000 --eval-every 100000
+demo-procgen: .venv/installed  ## distil the shipped coinrun teacher into a smaller student: about three minutes with AVX512-BF16
+	@$(PY) ppd_procgen.py $(BFLOAT16) --total-timesteps 200000 --eval-every 100000
 
 test: .venv/installed-dev  ## everything that CI runs: minutes on two cores, no GPU
 	@$(PY) -m ruff format --check --quiet . && $(PY) -m ruff check --quiet .
