@@ -237,8 +237,7 @@ def train(args: Args) -> dict:
     header["deterministic"] = True
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     if run.step == 0:
-        print("teacher:", end=" ", flush=True)  # its games take minutes
-        print(score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 games)")
+        print("teacher:", score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 games)")
     run.start(header, parts, teacher_header)
 
     # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them

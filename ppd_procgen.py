@@ -240,8 +240,8 @@ def train(args: Args) -> dict:
     header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     if run.step == 0:
-        print("teacher on unseen levels:", end=" ", flush=True)
-        print(score_text(evaluate(teacher, unseen, 20, args.seed, False)), "(20 episodes)")
+        score = evaluate(teacher, unseen, 20, args.seed, False)
+        print("teacher on unseen levels:", score_text(score), "(20 episodes)")
     run.start(header, parts, teacher_header)
 
     # (T, N, C, H, W), on memory with a pixel's channels side by side, as `normalize` wants them

@@ -164,8 +164,8 @@ def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     trial = eval_envs[""].num_envs, args.seed, header["deterministic"]  # an episode in each
     if run.step == 0:
-        print("teacher:", end=" ", flush=True)  # Atari's games take minutes
-        print(score_text(evaluate(teacher, eval_envs[""], *trial)), f"({trial[0]} episodes)")
+        score = evaluate(teacher, eval_envs[""], *trial)
+        print("teacher:", score_text(score), f"({trial[0]} episodes)")
     run.start(header, {"agent": agent, "optimizer": optimizer, "envs": envs}, teacher_header)
 
     dtype = torch.uint8 if next_obs.dtype == np.uint8 else torch.float32
