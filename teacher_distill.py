@@ -629,8 +629,7 @@ class Run:
     def finish(self, **facts) -> dict:
         """Write the policy with its score, and result.json, which is returned."""
         for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
-            short = {k: v for k, v in facts[name].items() if k not in ("returns", "lengths")}
-            self.header[name] = short
+            self.header[name] = {k: v for k, v in facts[name].items() if type(v) is not list}
         self.saved = time.monotonic()  # the final scores count for no second of training
         self.save()
         facts |= {"script": self.script, "args": asdict(self.args), **self.history}

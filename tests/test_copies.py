@@ -22,8 +22,8 @@ from helpers import (
 )
 
 # Limits in lines; each is a promise to a reader, to be lowered and never raised.
-SCRIPT_LINES, BASELINE_LINES = 850, 1146
-LSTM_LINES = 966
+SCRIPT_LINES, BASELINE_LINES = 849, 1145
+LSTM_LINES = 965
 TRAIN_LINES, FIRST_LOSS_BY, TRAIN_ENDS_BY = 130, 130, 340
 NEIGHBOURS_DIFFER = 120
 
