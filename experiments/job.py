@@ -101,7 +101,7 @@ class Job(Checkpointable):
                 try:
                     if not self.make_teacher(gpu):
                         return
-                    command, before = self.choose_command(), self.checkpoint()
+                    command, before = self.choose_command(), self.saved_at()
                 except Timeout:  # in the hands of another engine, or of a killed one's child
                     time.sleep(1)
                     continue
@@ -115,8 +115,8 @@ class Job(Checkpointable):
         except OSError as error:
             self.note(f"error: {error}")
 
-    def checkpoint(self) -> int | None:
-        """Which checkpoint there is: when it was written."""
+    def saved_at(self) -> int | None:
+        """When the checkpoint was written, in ns, which tells it from others; None without one."""
         with suppress(FileNotFoundError):
             return (self.run_dir / "training_state.pt").stat().st_mtime_ns
         return None
@@ -127,7 +127,7 @@ class Job(Checkpointable):
         Raises OSError where the checkpoint cannot be read at all, and so may be whole.
         """
         with suppress(Timeout), FileLock(self.run_dir / "lock", timeout=0):
-            if damaged is None or self.checkpoint() != damaged:
+            if damaged is None or self.saved_at() != damaged:
                 return  # another engine was quicker
             (self.run_dir / "training_state.pt").read_bytes()
             names = (self.beside(f".damaged{number or ''}") for number in count())

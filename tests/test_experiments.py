@@ -143,15 +143,22 @@ def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
     def damage():
         job.run_dir.mkdir()
         (job.run_dir / "training_state.pt").write_text("{")
-        return job.checkpoint()
+        return job.saved_at()
 
     for name in ("run.damaged", "run.damaged1", "run.damaged2"):
         job.put_aside(damage())
         assert (tmp_path / name / "training_state.pt").exists() and not job.run_dir.exists()
     job.put_aside(damage() - 1)
     with FileLock(job.run_dir / "lock"):
-        job.put_aside(job.checkpoint())
+        job.put_aside(job.saved_at())
     assert job.run_dir.exists() and not (tmp_path / "run.damaged3").exists()
+
+
+def test_slurm_can_requeue_a_job(tmp_path):
+    """Where its time is up, submitit asks for what to submit again: the job itself."""
+    job = Job(tmp_path / "run", [], [])
+    again = job.checkpoint()
+    assert again.function is job and not again.args and not again.kwargs
 
 
 def test_a_log_that_cannot_be_written_ends_its_own_run_alone(folder):
