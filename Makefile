@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Where the processor computes in it, that is twice as fast; elsewhere several times as slow.
 BFLOAT16 = $(shell $(PY) -c "import torch; print('--bfloat16' * torch.cpu.get_capabilities().get('avx512_bf16', 0))")
 
-.PHONY: demo demo-atari demo-procgen test test-all copies lint clean
+.PHONY: demo demo-atari demo-procgen test test-all copies spread lint clean
 
 .venv/installed: requirements.txt
 	@test -e .venv/bin/pip || $(PYTHON) -m venv .venv
@@ -35,7 +35,11 @@ test-all: .venv/installed-dev  ## with the full grids and long comparisons
 	@$(PY) -m pytest -n 2
 
 copies: .venv/installed-dev  ## where a function of one name has two bodies
-	@$(PY) tests/test_copies.py
+	@$(PY) tests/copies.py
+
+spread: .venv/installed-dev  ## copy a change to all scripts: make spread FROM=ppd_mujoco.py NAMES="Run evaluate"
+	@$(PY) tests/copies.py $(FROM) $(NAMES) $(if $(TO),--to $(TO))
+	@$(PY) -m ruff check --quiet .
 
 lint: .venv/installed-dev
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .

@@ -1,6 +1,5 @@
 """What several test files share: the scripts, mutants of them, tiny runs and fake environments."""
 
-import ast
 import dataclasses
 import importlib
 import json
@@ -14,9 +13,9 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
+from copies import ROOT, definitions
 from safetensors.torch import load_file, save_file
 
-ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("mujoco", "atari", "procgen")
 TEACHERS = [f"ppo_teacher_{suite}" for suite in SUITES]
 PPD_SCRIPTS = [f"ppd_{suite}" for suite in SUITES]
@@ -34,21 +33,6 @@ load = importlib.import_module
 
 def read(name: str) -> str:
     return (ROOT / f"{name}.py").read_text()
-
-
-def definitions(source: str) -> dict[str, str]:
-    """Top-level classes and functions, each with the comments and decorators above it.
-
-    A heading, `# ---- Losses`, is no part of the definition below it.
-    """
-    lines, found = source.splitlines(), {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
-            while lines[start - 1].startswith("#") and not lines[start - 1].startswith("# ---"):
-                start -= 1
-            found[node.name] = "\n".join(lines[start : node.end_lineno])
-    return found
 
 
 def owners() -> dict[str, str]:

@@ -1,13 +1,13 @@
-"""One name, one body: what two scripts share is the same text. `make copies` prints the drift."""
+"""One name, one body: what two scripts share is the same text (see copies.py)."""
 
 import ast
 import builtins
 import difflib
-import sys
 import warnings
 
 import pytest
 import tyro
+from copies import drift, imports, training_scripts
 from helpers import (
     BASELINES,
     PPD_SCRIPTS,
@@ -16,7 +16,6 @@ from helpers import (
     SCRIPTS,
     SUITES,
     args_class,
-    definitions,
     load,
     read,
 )
@@ -26,50 +25,6 @@ SCRIPT_LINES, BASELINE_LINES = 849, 1145
 LSTM_LINES = 965
 TRAIN_LINES, FIRST_LOSS_BY, TRAIN_ENDS_BY = 130, 130, 340
 NEIGHBOURS_DIFFER = 120
-
-EXCEPTIONS = {"Args", "MujocoArgs", "AtariArgs", "ProcgenArgs", "train", "main"}
-# Torch's own is right for Gaussians; one for categoricals must mind what underflows.
-EXCEPTIONS |= {"policy_kl"}
-# Fields that are of the suite, and those whose value the paper gives for each script.
-EXCEPTIONS |= {"env_id", "device", "torch_threads", "size", "student_size", "eval_every"}
-EXCEPTIONS |= {"num_steps", "gamma", "ent_coef"}
-
-
-def args_fields(source: str) -> list[tuple[str, str]]:
-    """Each field of Args: its name; its type and the comment on its line, which is its help."""
-    comments = [line.partition("  # ")[2] for line in source.splitlines()]
-    return [
-        (field.target.id, f"{ast.unparse(field.annotation)}\n{comments[field.end_lineno - 1]}")
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name.endswith("Args")
-        for field in node.body
-        if isinstance(field, ast.AnnAssign)
-    ]
-
-
-def imports(source: str) -> list[tuple[str, str]]:
-    """Each imported name and where it is from."""
-    return [
-        (alias.asname or alias.name, f"{getattr(node, 'module', '')} {alias.name}")
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    ]
-
-
-def drift(sources: dict[str, str]) -> list[str]:
-    """A diff for each name of which two scripts have different texts."""
-    found = []
-    for parse in (lambda text: definitions(text).items(), args_fields, imports):
-        seen = {}
-        for script, source in sources.items():
-            for name, text in parse(source):
-                first, reference = seen.setdefault(name, (script, text))
-                if text != reference and name not in EXCEPTIONS:
-                    names = f"{first}.py: {name}", f"{script}.py: {name}"
-                    lines = reference.splitlines(), text.splitlines()
-                    found.append("\n".join(difflib.unified_diff(*lines, *names, lineterm="")))
-    return found
 
 
 def globals_read(source: str) -> set[str]:
@@ -99,7 +54,8 @@ def changed_lines(a: str, b: str) -> list[str]:
 
 
 def test_shared_names_have_one_body():
-    found = drift({script: read(script) for script in SCRIPTS})
+    assert training_scripts().keys() == set(SCRIPTS)
+    found = drift(training_scripts())
     assert not found, "\n".join(found)
 
 
@@ -177,9 +133,3 @@ def test_drift_is_seen(old, new):
 def test_globals_are_seen():
     assert globals_read("import os\nA = 1\n\ndef f():\n    return A, os") == {"A"}
     assert globals_read("def f():\n    A = 1\n    return A, __file__") == set()
-
-
-if __name__ == "__main__":
-    found = drift({script: read(script) for script in SCRIPTS})
-    print("\n\n".join(found) or f"no drift between {len(SCRIPTS)} scripts")
-    sys.exit(bool(found))
