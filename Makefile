@@ -1,20 +1,23 @@
-# `make demo` and `make test` alone each create .venv, install and run. Python 3.10 to 3.12.
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
+# `make demo` and `make test` alone each create .venv, install and run. Python 3.10 to 3.13.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10 3.13,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
 PY := .venv/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+REQUIREMENTS := requirements-mujoco.txt requirements-atari.txt requirements-procgen.txt
+DEV_REQUIREMENTS := requirements-dev.txt requirements-convert.txt experiments/requirements.txt
 # Where the processor computes in it, that is twice as fast; elsewhere several times as slow.
 BFLOAT16 = $(shell $(PY) -c "import torch; print('--bfloat16' * torch.cpu.get_capabilities().get('avx512_bf16', 0))")
 
-.PHONY: demo demo-atari demo-procgen test test-all copies spread lint clean
+.PHONY: demo demo-atari demo-procgen test test-all copies spread inline constraints lint clean
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt $(REQUIREMENTS) constraints.txt
 	@test -e .venv/bin/pip || $(PYTHON) -m venv .venv
-	@$(PY) -c "import sys; (3, 10) <= sys.version_info < (3, 13) or sys.exit('.venv has no Python 3.10 to 3.12: make clean, then make demo PYTHON=…')"
+	@$(PY) -c "import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit('.venv has no Python 3.10 to 3.13: make clean, then make demo PYTHON=…')"
 	@echo "installing requirements.txt into .venv (a few minutes, once)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(INSTALL) -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-convert.txt experiments/requirements.txt .venv/installed
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/installed-dev: $(DEV_REQUIREMENTS) .venv/installed
+	@$(INSTALL) -r requirements.txt $(addprefix -r ,$(DEV_REQUIREMENTS))
 	@touch $@
 
 demo: .venv/installed  ## distil the shipped Hopper teacher into a larger student: three to five minutes
@@ -40,6 +43,13 @@ copies: .venv/installed-dev  ## where a function of one name has two bodies
 spread: .venv/installed-dev  ## copy a change to all scripts: make spread FROM=ppd_mujoco.py NAMES="Run evaluate"
 	@$(PY) tests/copies.py $(FROM) $(NAMES) $(if $(TO),--to $(TO))
 	@$(PY) -m ruff check --quiet .
+
+inline: .venv/installed-dev  ## write each script's requirements at its end, for `uv run`
+	@$(PY) tests/inline_metadata.py
+
+constraints:  ## pin what the requirements bring along, after a change of theirs; needs uv
+	uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-emit-package setuptools \
+		$(sort $(REQUIREMENTS) $(DEV_REQUIREMENTS)) --output-file constraints.txt
 
 lint: .venv/installed-dev
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
