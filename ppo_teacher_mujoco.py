@@ -222,6 +222,7 @@ def learn(args: Args, run: "Run") -> dict:
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # for acting on a few observations; an update uses torch_threads
+    torch.distributions.Distribution.set_default_validate_args(False)  # Run.log checks for NaN
     # `run` closes at its end what it is told to enter.
     envs = run.enter_context(MujocoVectorEnv(args.env_id, N, args.num_workers))
     eval_envs = run.enter_context(MujocoVectorEnv(args.env_id, 10, args.num_workers))
@@ -606,7 +607,7 @@ def plain_args(args):
 
     args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
     for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
-        if getattr(args, name, None) is not None:
+        if getattr(args, name, None):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
 

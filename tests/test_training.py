@@ -225,7 +225,7 @@ def almost_finished(tmp_path):
 
 def test_a_run_that_is_being_trained_is_not_resumed(almost_finished, refused, tmp_path):
     with FileLock(tmp_path / "run" / "lock"):
-        refused(*almost_finished, "another process trains this run")
+        refused(*almost_finished, "another process is training this run")
     almost_finished[0].train(almost_finished[0].Args(resume=str(tmp_path / "run")))
 
 
@@ -284,10 +284,13 @@ def test_what_was_logged_survives_a_resume(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["training_state.pt", "agent.safetensors"])
-def test_a_run_that_cannot_save_says_so(file, almost_finished, refused, tmp_path):
+def test_a_run_that_cannot_save_says_so(file, almost_finished, monkeypatch, capsys, tmp_path):
     """A full disk, a folder that is gone or read-only; here, a folder in the file's place."""
     (tmp_path / "run" / f"{file}.partial").mkdir()
-    refused(*almost_finished, f"{file}.partial")
+    assert helpers.run_main(*almost_finished, monkeypatch) == 2
+    output, errors = capsys.readouterr()
+    assert f"stopped; continue with: python ppd_mujoco.py --resume {tmp_path / 'run'}" in output
+    assert "Traceback" not in errors and f"{file}.partial" in errors.splitlines()[-1]
 
 
 def test_a_file_is_whole_or_not_there(monkeypatch, tmp_path):
