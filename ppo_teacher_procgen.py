@@ -68,7 +68,7 @@ class Args:
     num_steps: int = 512  # steps per environment and rollout, T (Table 3)
     learning_rate: float = 3e-4  # Adam's learning rate, constant (Table 3)
     adam_eps: float = 1e-5  # Adam's ε (the authors' code)
-    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last has fewer (Table 3)
+    minibatch_size: int = 512  # samples per gradient step, M; fewer in an epoch's last (Table 3)
     update_epochs: int = 4  # passes over each rollout (Table 3)
     gamma: float = 0.995  # discount γ (Table 3)
     gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
@@ -77,7 +77,7 @@ class Args:
     vf_coef: float = 0.5  # coefficient of the value loss, c_v (SB3's default)
     max_grad_norm: float = 0.5  # gradient norm limit of policy and critic together (SB3's default)
     size: Literal["smaller", "smaller-text", "same", "larger"] = "same"  # see `make_cnn`
-    init: str | None = None  # agent.safetensors to start policy, critic and statistics from
+    init: str | None = None  # agent.safetensors to start networks and observation statistics from
     critic_warmup: int = 0  # steps at the start in which only the critic learns
 
     # Logging and checkpoints
@@ -195,8 +195,6 @@ def learn(args: Args, run: "Run") -> dict:
     envs = ProcgenVectorEnv(args, N, args.env_threads)
     unseen_envs = ProcgenVectorEnv(args, 20, args.env_threads, "unseen")
     training_envs = ProcgenVectorEnv(args, 20, args.env_threads)
-    for each in (envs, unseen_envs, training_envs):
-        run.callback(each.close)
     obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
     envs.reset(seed=args.seed)
 
@@ -215,9 +213,9 @@ def learn(args: Args, run: "Run") -> dict:
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
     header = {"suite": "procgen", "size": args.size, **level_settings}
-    header["deterministic"] = False  # the paper scores this suite by sampled actions
+    header["deterministic"] = False  # evaluate.py scores it by samples of the policy
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
-    run.start(header, parts)
+    run.start(header, parts)  # also restores the parts of a resumed run
 
     # Raw frames (T, N, C, H, W), in the memory order that `normalize` needs
     obs = torch.zeros((T, N, *obs_shape[1:], obs_shape[0]), dtype=torch.uint8, device=args.device)
@@ -226,7 +224,8 @@ def learn(args: Args, run: "Run") -> dict:
     actions = torch.zeros((T, N), dtype=torch.int64, device=args.device)
     rewards = np.zeros((T, N))
     ended = np.zeros((T, N), dtype=bool)
-    next_obs = envs.obs  # of the reset above or, in a resumed run, of the restored games
+    # After the reset above or, in a resumed run, after the running games were restored
+    next_obs = envs.obs
     while run.step < run.total:
         # Collect a rollout with the current policy.
         episodes = []
@@ -265,7 +264,7 @@ def learn(args: Args, run: "Run") -> dict:
                 mb_values = agent.compute(agent.critic, mb_norm_obs).squeeze(-1)
                 v_loss = value_loss(mb_values, b_returns[mb])
                 entropy = dist.entropy().mean()
-                # PPO's objective, negated (Equation 2 with λ = 0), and the value loss
+                # The value loss, and PPO's objective, negated
                 loss = args.vf_coef * v_loss
                 if run.step >= args.critic_warmup:
                     loss = loss + pg_loss - args.ent_coef * entropy
@@ -284,10 +283,9 @@ def learn(args: Args, run: "Run") -> dict:
         run.step += B
         explained = 1 - ((b_returns - values.flatten()).var() / b_returns.var()).item()
         run.log(metrics, {"losses/explained_variance": explained}, episodes)
-        if args.eval_every and run.step % args.eval_every < B:  # reached a multiple of it
-            for kind, levels in [("", unseen_envs), ("_training", training_envs)]:
-                score = evaluate(agent, levels, 20, args.seed, deterministic=False)
-                run.log_evaluation(score, kind)
+        if args.eval_every and run.step % args.eval_every < B:  # every eval_every steps
+            for kind, games in [("", unseen_envs), ("_training", training_envs)]:
+                run.log_evaluation(evaluate(agent, games, 20, args.seed, deterministic=False), kind)
         run.save_if_due()
 
     # The final scores, on unseen and on training levels, by the paper's protocol (Appendix A.3).
@@ -362,8 +360,8 @@ def make_cnn(size: str, obs_shape: tuple[int, ...], outputs: int, gain: float) -
 # ------------------------------------------------------------------------------- Scoring, rewards
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
     """Play whole episodes; returns the mean return, its standard error, all returns and lengths."""
-    # Each environment plays a fixed number of episodes. Counting the first episodes that end, in
-    # whichever environment, would favour short ones.
+    # Each environment plays a fixed number of episodes, as equal as possible. Counting the first
+    # episodes that end, in any environment, would favour short ones.
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
     bar = tqdm(total=episodes, desc="scoring", unit="episode", leave=False, delay=10)
@@ -428,16 +426,19 @@ class Run(ExitStack):
     depends on: a resumed run ends with the same weights, bit for bit (same CPU and packages).
     """
 
-    def __init__(self, args, suite: str = ""):
-        """Name the folder of a new run, or read the checkpoint of the run to resume."""
+    def __init__(self, args, subcommand: str = ""):
+        """Name the folder of a new run, or read the checkpoint of the run to resume.
+
+        `subcommand` is the first word after the script's name, which only the baselines have.
+        """
         super().__init__()
         args = plain_args(args)
         check_args(args)
         self.script = Path(__file__).stem
-        self.command = f"python {self.script}.py {suite}".strip()
+        self.command = f"python {self.script}.py {subcommand}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
         if args.resume is not None:
-            if args != type(args)(resume=args.resume):
+            if args != plain_args(type(args)(resume=args.resume)):  # the others have their defaults
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.folder = Path(args.resume)
             self.state = read_training_state(self.folder, self.command, args)
@@ -453,7 +454,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # as the caller had it
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # at the end, as it was
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -501,13 +502,13 @@ class Run(ExitStack):
         self.callback(self.writer.close)
         rows = "\n".join(f"|{name}|{value}|" for name, value in vars(self.args).items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
-        self.push(self.say_how_to_continue)
+        self.push(self.say_how_to_continue)  # to be called at the end, with the error if any
         print(f"if stopped, continue with: {self.command} --resume {self.folder}")
         bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
         self.bar = self.enter_context(tqdm(total=self.total, initial=self.step, **bar))
 
     def say_how_to_continue(self, error_type, error, traceback) -> None:
-        """Called when the run ends; after an error or Ctrl-C it prints the command to resume."""
+        """Print the command to resume, if the run ends by an error or Ctrl-C."""
         if error_type is not None and self.can_continue:
             print(f"stopped; continue with: {self.command} --resume {self.folder}")
 
@@ -536,7 +537,10 @@ class Run(ExitStack):
             self.writer.add_scalar(name, value, self.step)
 
     def log_evaluation(self, score: dict, kind: str = "") -> None:
-        """Log the score of an evaluation during training; keep the policy that scored best."""
+        """Log the score of an evaluation during training; keep the policy that scored best.
+
+        `kind` names a second curve: Procgen is also evaluated on its training levels.
+        """
         points = self.history.setdefault(f"evaluations{kind}", [])
         points.append([self.step, score["mean"], score["standard_error"]])
         self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
@@ -570,7 +574,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name.startswith("score"):  # the agent's, without the lists of single episodes
+            if name in ("score", "score_training"):  # without the lists of single episodes
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
@@ -587,7 +591,7 @@ def check_args(args) -> None:
     """Raises UserError for values that would train nonsense, or fail only at the end."""
     may_be_0 = {"seed", "gamma", "gae_lambda", "ent_coef", "vf_coef", "pg_coef", "critic_warmup"}
     may_be_0 |= {"distill_lambda", "distill_lambda_final", "eval_every", "save_every"}
-    may_be_0 |= {"start_level"}
+    may_be_0 |= {"start_level"}  # of Procgen
     for name, value in vars(args).items():
         flag = f"--{name.replace('_', '-')}"
         if value in ("", []):  # as from an unset variable of the shell
@@ -605,7 +609,7 @@ def check_args(args) -> None:
 def plain_args(args):
     """The arguments as numbers, strings and lists, which can be saved, with full paths.
 
-    From Python they may be Paths or NumPy numbers. Raises UserError for other types.
+    Code that calls `train` may give Paths and NumPy numbers. Raises UserError for other types.
     """
 
     def convert(value):
@@ -654,8 +658,9 @@ def read_training_state(folder: Path, command: str, args) -> dict:
         advice = f"start it again, with --run-dir {folder}"
         raise UserError(f"--resume {folder}: training_state.pt is missing; {advice}")
     try:
-        is_whole = zipfile.ZipFile(path).testzip() is None  # torch.load does not check sums
-        state = torch.load(path, map_location="cpu", weights_only=True) if is_whole else None
+        if zipfile.ZipFile(path).testzip() is not None:  # torch.load does not verify checksums
+            raise ValueError("wrong checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
         found, names = state["command"], state["args"].keys()
     except Exception as error:  # torch.load raises many types
         raise UserError(f"--resume {folder}: training_state.pt is damaged") from error
