@@ -319,7 +319,7 @@ def learn(args: Args, run: "Run") -> dict:
                 entropy = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
-                # The value loss, and Equation 2, negated; its first term has a weight, in the paper 1
+                # The value loss, and Equation 2, negated (in the paper pg_coef is 1)
                 loss = args.vf_coef * v_loss
                 if run.step >= args.critic_warmup:
                     loss = loss + args.pg_coef * pg_loss - args.ent_coef * entropy

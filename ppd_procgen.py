@@ -274,8 +274,7 @@ def learn(args: Args, run: "Run") -> dict:
     actions = torch.zeros((T, N), dtype=torch.int64, device=args.device)
     rewards = np.zeros((T, N))
     ended = np.zeros((T, N), dtype=bool)
-    # After the reset above or, in a resumed run, after the running games were restored
-    next_obs = envs.obs
+    next_obs = envs.obs  # after the reset or, in a resumed run, of the restored games
     while run.step < run.total:
         # Collect a rollout with the current policy.
         episodes = []
@@ -319,7 +318,7 @@ def learn(args: Args, run: "Run") -> dict:
                 entropy = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
-                # The value loss, and Equation 2, negated; its first term has a weight, in the paper 1
+                # The value loss, and Equation 2, negated (in the paper pg_coef is 1)
                 loss = args.vf_coef * v_loss
                 if run.step >= args.critic_warmup:
                     loss = loss + args.pg_coef * pg_loss - args.ent_coef * entropy

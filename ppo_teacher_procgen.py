@@ -224,8 +224,7 @@ def learn(args: Args, run: "Run") -> dict:
     actions = torch.zeros((T, N), dtype=torch.int64, device=args.device)
     rewards = np.zeros((T, N))
     ended = np.zeros((T, N), dtype=bool)
-    # After the reset above or, in a resumed run, after the running games were restored
-    next_obs = envs.obs
+    next_obs = envs.obs  # after the reset or, in a resumed run, of the restored games
     while run.step < run.total:
         # Collect a rollout with the current policy.
         episodes = []
