@@ -64,16 +64,16 @@ class Args:
     observe: str = "positions"  # what the student sees: positions, velocities, all, or like 0,1,4
     seed: int = 100  # seed of networks, sampling and environments; paper: 100, 200, 300, 400, 500
     num_envs: int = 18  # number of parallel environments, N (Table 3)
-    num_workers: int = min(torch.get_num_threads(), 6)  # environment processes, including this one
+    num_workers: int = min(torch.get_num_threads(), 6)  # environment processes, one per core
     device: Literal["cpu", "cuda"] = "cpu"  # small networks: a GPU is no faster
-    torch_threads: int = 1  # CPU threads of an update; more help large networks on idle cores
+    torch_threads: int = 1  # CPU threads of an update; try more for large networks on idle cores
 
     # PPO
     total_timesteps: int = 2_000_000  # environment steps in total, rounded up to whole rollouts
     num_steps: int = 64  # steps per environment and rollout, T (Appendix A.3)
     learning_rate: float = 3e-4  # Adam's learning rate, constant (Table 3)
     adam_eps: float = 1e-5  # Adam's ε (the authors' code)
-    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last has fewer (Table 3)
+    minibatch_size: int = 512  # samples per gradient step, M; fewer in an epoch's last (Table 3)
     update_epochs: int = 4  # passes over each rollout (Table 3)
     gamma: float | None = None  # discount γ; default: 0.995 for Hopper, Swimmer, else 0.999 (A.3)
     gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
@@ -94,7 +94,7 @@ class Args:
     ratio_gradient: bool = True  # backpropagate through the KL's weight max(r, 1−ε), as Equation 2
     kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), as the paper, or KL(π_θ ‖ π_T)
     pg_coef: float = 1.0  # weight of PPO's policy loss; 0 is distillation alone
-    init: str | None = None  # agent.safetensors to start policy, critic and statistics from
+    init: str | None = None  # agent.safetensors to start networks and observation statistics from
     critic_warmup: int = 0  # steps at the start in which only the critic learns
 
     # Logging and checkpoints
@@ -170,9 +170,10 @@ def policy_kl(teacher_dist, student_dist, direction):
 def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     """The distillation loss of Equation 2 without its factor λ: KL (M,) and r (M,) to a scalar.
 
-    In Equation 2 the gradient flows through both factors of KL·max(r, 1−ε). The second part, KL·∇r,
-    has mean zero at r = 1, because a state's KL is the same for every action: it only adds noise,
-    which grows with the KL. With `ratio_gradient=False` the weight is a constant (docs/ppd.md).
+    In Equation 2 the gradient flows through both factors: max(r, 1−ε)·∇KL + KL·∇r, where r > 1−ε.
+    The KL of a state does not depend on the action, and the mean of ∇r over actions is zero at
+    r = 1. So KL·∇r has mean zero there: it is noise, which grows with the KL. With
+    `ratio_gradient=False` the weight is a constant, and this part is dropped (docs/ppd.md).
     """
     if kl.shape != ratio.shape:  # would broadcast
         raise ValueError(f"KL {tuple(kl.shape)} and ratio {tuple(ratio.shape)} differ in shape")
@@ -181,12 +182,13 @@ def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     return (kl * (weight if ratio_gradient else weight.detach())).mean()
 
 
-def lambda_at(step, last_step, args):
-    """The weight λ of a rollout that starts at `step`; the last rollout starts at `last_step`."""
+def lambda_at(step, last_start, args):
+    """The weight λ of a rollout that starts at `step`; the run's last one starts at `last_start`."""
     if args.distill_lambda_final is None:
         return args.distill_lambda
     # λ changes linearly over --distill-lambda-steps, or over the whole run, and then stays.
-    progress = min(1.0, step / (args.distill_lambda_steps or last_step or 1))
+    duration = args.distill_lambda_steps or max(last_start, 1)
+    progress = min(1.0, step / duration)
     return args.distill_lambda + (args.distill_lambda_final - args.distill_lambda) * progress
 
 
@@ -195,9 +197,9 @@ class MujocoAgent(nn.Module):
     """Policy, critic and observation statistics.
 
     Methods take raw observations; the networks `actor` and `critic` take normalised ones. Actions
-    that are floats have a Gaussian policy. If the bounds of the actions are integers, the policy
-    chooses one of A discrete actions, as a one-hot row. Imported teachers can have another
-    activation, and other layers in the critic than in the policy.
+    that are floats have a Gaussian policy. Discrete actions are one-hot rows of integers, as
+    `make_mujoco_env` prepares them. A teacher that convert.py imported can have another activation,
+    and other layers in its critic than in its policy.
     """
 
     def __init__(
@@ -213,7 +215,7 @@ class MujocoAgent(nn.Module):
         self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
-        self.register_buffer("obs_clip", torch.tensor(10.0))
+        self.register_buffer("obs_clip", torch.tensor(10.0))  # can differ in imported teachers
 
     def normalize(self, obs) -> torch.Tensor:
         """Scale raw observations (B, D) to mean 0 and variance 1, and clip (SB3's VecNormalize)."""
@@ -300,6 +302,7 @@ def learn(args: Args, run: "Run") -> dict:
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # for acting on a few observations; an update uses torch_threads
+    # `run` closes at its end what it is told to enter.
     envs = run.enter_context(MujocoVectorEnv(args.env_id, N, args.num_workers))
     eval_envs = run.enter_context(MujocoVectorEnv(args.env_id, 10, args.num_workers))
     action_space, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
@@ -311,7 +314,8 @@ def learn(args: Args, run: "Run") -> dict:
     layers = {"observed": find_observed(args.observe, args.env_id, obs_dim)}
     layers |= {name: getattr(args, name) for name in ("hidden_sizes", "memory", "critic")}
     agent = PartialAgent(action_space.low, action_space.high, obs_dim, **layers).to(args.device)
-    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, kept as it was
+    # As in the paper, the student uses the teacher's observation statistics, which never change.
+    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):
         agent.get_buffer(name).copy_(teacher.get_buffer(name))
     if args.init:
         load_partial_start(args.init, agent, layers, envs)
@@ -319,15 +323,16 @@ def learn(args: Args, run: "Run") -> dict:
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
-    critic_thread = ThreadPoolExecutor(1, "critic", torch.set_num_threads, (args.torch_threads,))
-    run.enter_context(critic_thread)
+    use_threads = {"initializer": torch.set_num_threads, "initargs": (args.torch_threads,)}
+    critic_thread = run.enter_context(ThreadPoolExecutor(1, **use_threads))
     memory = RunningStates(N, args.hidden_sizes[-1]).to(args.device)
-    header = {"suite": "mujoco", "observe": args.observe, **layers, "deterministic": True}
+    header = {"suite": "mujoco", "observe": args.observe, **layers}
+    header["deterministic"] = True  # evaluate.py scores it by the policy's mode
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     parts["memory"] = memory
     if run.step == 0:
         print("teacher:", score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 episodes)")
-    run.start(header, parts, teacher_header)
+    run.start(header, parts, teacher_header)  # also restores the parts of a resumed run
 
     obs = torch.zeros((T, N, obs_dim), device=args.device)  # raw, as the environments give them
     means = torch.zeros((T, N, *action_space.shape), device=args.device)  # outputs of the policy
@@ -335,7 +340,9 @@ def learn(args: Args, run: "Run") -> dict:
     values = torch.zeros((T, N), device=args.device)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((2, T, N), dtype=bool)
-    next_obs = envs.obs  # of the reset above or, in a resumed run, of the replayed episodes
+    next_obs = (
+        envs.obs
+    )  # after the reset or, in a resumed run, after the running episodes were replayed
     while run.step < run.total:
         # Collect a rollout with the current policy. Its memory continues from the last one.
         episodes, final_values, first_states = [], [], memory.states
@@ -377,7 +384,7 @@ def learn(args: Args, run: "Run") -> dict:
                 mb_states, mb_ended = first_states[:, :, mb], ended[:, mb]
                 # Policy and critic share no parameter: their gradients are computed side by side.
                 critic = partial(agent.critic.sequences, state=mb_states[1], ended=mb_ended)
-                critic_loss = critic_thread.submit(
+                critic_future = critic_thread.submit(
                     critic_backward, critic, norm_obs[:, mb], returns[:, mb], args.vf_coef
                 )
                 mb_means = agent.actor.sequences(norm_obs[:, mb], mb_states[0], mb_ended)
@@ -395,7 +402,7 @@ def learn(args: Args, run: "Run") -> dict:
                 loss = loss + distill_lambda * distill_loss
                 if run.step >= args.critic_warmup:
                     loss.backward()
-                v_loss = critic_loss.result()
+                v_loss = critic_future.result()
                 grad_norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -414,7 +421,7 @@ def learn(args: Args, run: "Run") -> dict:
         explained = 1 - ((returns - values).var() / returns.var()).item()
         scalars = {"losses/explained_variance": explained, "distill/lambda": distill_lambda}
         run.log(metrics, scalars, episodes)
-        if args.eval_every and run.step % args.eval_every < B:  # reached a multiple of it
+        if args.eval_every and run.step % args.eval_every < B:  # every eval_every steps
             run.log_evaluation(evaluate(agent, student_envs, 10, args.seed))
         run.save_if_due()
 
@@ -504,8 +511,8 @@ class RunningStates(nn.Module):
 # ------------------------------------------------------------------------------- Scoring, rewards
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
     """Play whole episodes; returns the mean return, its standard error, all returns and lengths."""
-    # Each environment plays a fixed number of episodes. Counting the first episodes that end, in
-    # whichever environment, would favour short ones.
+    # Each environment plays a fixed number of episodes, as equal as possible. Counting the first
+    # episodes that end, in any environment, would favour short ones.
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
     bar = tqdm(total=episodes, desc="scoring", unit="episode", leave=False, delay=10)
@@ -598,16 +605,19 @@ class Run(ExitStack):
     depends on: a resumed run ends with the same weights, bit for bit (same CPU and packages).
     """
 
-    def __init__(self, args, suite: str = ""):
-        """Name the folder of a new run, or read the checkpoint of the run to resume."""
+    def __init__(self, args, subcommand: str = ""):
+        """Name the folder of a new run, or read the checkpoint of the run to resume.
+
+        `subcommand` is the first word after the script's name, which only the baselines have.
+        """
         super().__init__()
         args = plain_args(args)
         check_args(args)
         self.script = Path(__file__).stem
-        self.command = f"python {self.script}.py {suite}".strip()
+        self.command = f"python {self.script}.py {subcommand}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
         if args.resume is not None:
-            if args != type(args)(resume=args.resume):
+            if args != plain_args(type(args)(resume=args.resume)):  # the others have their defaults
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.folder = Path(args.resume)
             self.state = read_training_state(self.folder, self.command, args)
@@ -623,7 +633,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # as the caller had it
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # at the end, as it was
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -671,13 +681,13 @@ class Run(ExitStack):
         self.callback(self.writer.close)
         rows = "\n".join(f"|{name}|{value}|" for name, value in vars(self.args).items())
         self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
-        self.push(self.say_how_to_continue)
+        self.push(self.say_how_to_continue)  # to be called at the end, with the error if any
         print(f"if stopped, continue with: {self.command} --resume {self.folder}")
         bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
         self.bar = self.enter_context(tqdm(total=self.total, initial=self.step, **bar))
 
     def say_how_to_continue(self, error_type, error, traceback) -> None:
-        """Called when the run ends; after an error or Ctrl-C it prints the command to resume."""
+        """Print the command to resume, if the run ends by an error or Ctrl-C."""
         if error_type is not None and self.can_continue:
             print(f"stopped; continue with: {self.command} --resume {self.folder}")
 
@@ -706,7 +716,10 @@ class Run(ExitStack):
             self.writer.add_scalar(name, value, self.step)
 
     def log_evaluation(self, score: dict, kind: str = "") -> None:
-        """Log the score of an evaluation during training; keep the policy that scored best."""
+        """Log the score of an evaluation during training; keep the policy that scored best.
+
+        `kind` names a second curve: Procgen is also evaluated on its training levels.
+        """
         points = self.history.setdefault(f"evaluations{kind}", [])
         points.append([self.step, score["mean"], score["standard_error"]])
         self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
@@ -740,7 +753,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name.startswith("score"):  # the agent's, without the lists of single episodes
+            if name in ("score", "score_training"):  # without the lists of single episodes
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
@@ -757,7 +770,7 @@ def check_args(args) -> None:
     """Raises UserError for values that would train nonsense, or fail only at the end."""
     may_be_0 = {"seed", "gamma", "gae_lambda", "ent_coef", "vf_coef", "pg_coef", "critic_warmup"}
     may_be_0 |= {"distill_lambda", "distill_lambda_final", "eval_every", "save_every"}
-    may_be_0 |= {"start_level"}
+    may_be_0 |= {"start_level"}  # of Procgen
     for name, value in vars(args).items():
         flag = f"--{name.replace('_', '-')}"
         if value in ("", []):  # as from an unset variable of the shell
@@ -775,7 +788,7 @@ def check_args(args) -> None:
 def plain_args(args):
     """The arguments as numbers, strings and lists, which can be saved, with full paths.
 
-    From Python they may be Paths or NumPy numbers. Raises UserError for other types.
+    Code that calls `train` may give Paths and NumPy numbers. Raises UserError for other types.
     """
 
     def convert(value):
@@ -824,8 +837,9 @@ def read_training_state(folder: Path, command: str, args) -> dict:
         advice = f"start it again, with --run-dir {folder}"
         raise UserError(f"--resume {folder}: training_state.pt is missing; {advice}")
     try:
-        is_whole = zipfile.ZipFile(path).testzip() is None  # torch.load does not check sums
-        state = torch.load(path, map_location="cpu", weights_only=True) if is_whole else None
+        if zipfile.ZipFile(path).testzip() is not None:  # torch.load does not verify checksums
+            raise ValueError("wrong checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
         found, names = state["command"], state["args"].keys()
     except Exception as error:  # torch.load raises many types
         raise UserError(f"--resume {folder}: training_state.pt is damaged") from error
@@ -862,15 +876,12 @@ def load_mujoco_agent(path, envs=None) -> tuple[MujocoAgent, dict]:
     tensors, header = read_agent(path, "mujoco")
     low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
     if envs is not None:
-        kinds = {True: "continuous actions", False: "discrete actions"}
         box = envs.single_action_space
-        found = f"{obs_dim} observations and {len(low)} {kinds[low.is_floating_point()]}"
-        kind, size = kinds[box.dtype.kind == "f"], envs.single_observation_space.shape[0]
-        if found != (needed := f"{size} observations and {len(box.low)} {kind}"):
-            raise UserError(
-                f"{path} is of {header['env_id']}, with {found}; this environment has {needed}. "
-                f"Give --env-id {header['env_id']}, or another agent"
-            )
+        needed = *envs.single_observation_space.shape, *box.shape, box.dtype.kind == "f"
+        if (obs_dim, len(low), low.is_floating_point()) != needed:
+            sizes = f"{obs_dim} observations, {len(low)} actions"
+            advice = f"give --env-id {header['env_id']}, or another file"
+            raise UserError(f"{path}: is for {header['env_id']} ({sizes}); {advice}")
     imported = {key: header[key] for key in ("activation", "critic_sizes") if key in header}
     agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
     tensors.setdefault("obs_clip", agent.obs_clip)  # missing in the first checkpoints
@@ -959,7 +970,7 @@ def make_mujoco_env(env_id: str, **options) -> gym.Env:
     for space in (env.observation_space, env.action_space):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"--env-id {env_id}: has {space}; use flat Boxes of floats or Discrete")
-    if actions.dtype.kind != "f" and not isinstance(actions, gym.spaces.Discrete):
+    if isinstance(actions, gym.spaces.Box) and actions.dtype.kind != "f":
         raise UserError(f"--env-id {env_id}: has {actions}; use flat Boxes of floats or Discrete")
     return env
 
@@ -980,7 +991,7 @@ class EnvGroup:
     def reset(self, seeds: list) -> tuple:
         """Start episodes, each from its seed or, for None, from the present random state.
 
-        Returns obs (n, D), and for each the random state before the reset, which draws from it.
+        Returns obs (n, D) and the random states from before the resets, which use them.
         """
         states = []
         for n, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
@@ -989,7 +1000,10 @@ class EnvGroup:
         return self.obs, states
 
     def replay(self, episodes: list) -> tuple:
-        """Start episodes as they once started, and take their actions: obs (n, D), returns."""
+        """Start episodes as they once started, and take their actions: obs (n, D), returns.
+
+        An episode is (start, actions); start is a seed, a random state, or None if not known.
+        """
         returns = []
         for n, (env, (start, actions)) in enumerate(zip(self.envs, episodes, strict=True)):
             if isinstance(start, dict):
@@ -999,31 +1013,34 @@ class EnvGroup:
             for action in actions:
                 self.obs[n], reward, terminated, truncated, _ = env.step(action)
                 returns[n] += np.asarray(reward).item()
-                if terminated or truncated:  # only in a simulator that is not deterministic
+                if (
+                    terminated or truncated
+                ):  # it had not ended: the simulator does not repeat itself
                     self.obs[n], _ = env.reset()
         return self.obs, returns
 
     def step(self, actions: np.ndarray) -> tuple:
-        """Actions (n, A) to obs (n, D), rewards, terminations and truncations (n,), and `ended`.
+        """Actions (n, A) to obs (n, D), rewards, terminations and truncations (n,), and `ends`.
 
-        For each episode that ended, `ended` has its last observation and the random state from
+        For each episode that ended, `ends` has its last observation and the random state from
         which the next one started. obs then is the first of the next one.
         """
-        rewards, ended = np.zeros(len(self.envs)), {}
+        rewards, ends = np.zeros(len(self.envs)), {}
         terminations, truncations = np.zeros((2, len(self.envs)), dtype=bool)
         for n, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             self.obs[n], reward, terminations[n], truncations[n], _ = env.step(action)
             rewards[n] = np.asarray(reward).item()  # some environments give an array
             if terminations[n] or truncations[n]:
-                ended[n] = self.obs[n].copy(), self.random_state(n)
+                ends[n] = self.obs[n].copy(), self.random_state(n)
                 self.obs[n], _ = env.reset()
-        return self.obs, rewards, terminations, truncations, ended
+        return self.obs, rewards, terminations, truncations, ends
 
 
 def run_worker(pipe, parent_pipe, env_id: str, num_envs: int) -> None:
     """The main function of a worker process: call methods of its EnvGroup on request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, then this one
-    # The pipe reports the end of the main process once no copy of its other end is open.
+    # This process inherited a copy of the parent's end of the pipe. While that is open, recv()
+    # would wait for ever, instead of raising EOFError, when the parent has ended.
     parent_pipe.close()
     with suppress(EOFError, ConnectionError):
         try:
@@ -1110,12 +1127,13 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         """
         for n, action in enumerate(actions.copy()):  # environments may change what they are given
             self.actions[n].append(action)
-        *arrays, all_ended = zip(*self.call("step", actions), strict=True)
+        # One tuple per process becomes one tuple per array.
+        *arrays, ends = zip(*self.call("step", actions), strict=True)
         self.obs, rewards, terminations, truncations = map(np.concatenate, arrays)
         self.returns += rewards
         infos = {"episodes": [], "final_obs": {}}
-        for share, ended in zip(self.shares, all_ended, strict=True):
-            for place, (final_obs, start) in ended.items():
+        for share, group_ends in zip(self.shares, ends, strict=True):
+            for place, (final_obs, start) in group_ends.items():
                 n = share.start + place
                 infos["episodes"].append((n, float(self.returns[n]), len(self.actions[n])))
                 infos["final_obs"][n] = final_obs
@@ -1135,7 +1153,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         """The running episodes, and the observations that a replay must lead to."""
         actions = [torch.from_numpy(np.array(actions)) for actions in self.actions]
         obs = torch.from_numpy(self.obs)
-        return {"starts": self.starts, "actions": actions, "obs": obs}
+        return {"starts": list(self.starts), "actions": actions, "obs": obs}
 
     def load_state_dict(self, state: dict) -> None:
         """Replay the running episodes."""
