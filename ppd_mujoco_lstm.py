@@ -183,7 +183,7 @@ def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
 
 
 def lambda_at(step, last_start, args):
-    """The weight λ of a rollout that starts at `step`; the run's last one starts at `last_start`."""
+    """The weight λ of a rollout that starts at `step`; the last one starts at `last_start`."""
     if args.distill_lambda_final is None:
         return args.distill_lambda
     # λ changes linearly over --distill-lambda-steps, or over the whole run, and then stays.
