@@ -19,6 +19,7 @@ from helpers import (
     load,
     read,
 )
+from inline_metadata import HEADING
 
 # Limits in lines; each is a promise to a reader, to be lowered and never raised.
 SCRIPT_LINES, BASELINE_LINES = 849, 1145
@@ -88,7 +89,8 @@ def test_the_method_comes_first_and_is_short(name):
     source = read(name)
     places = {getattr(node, "name", ""): node for node in ast.parse(source).body}
     limits = dict.fromkeys(BASELINES, BASELINE_LINES) | {"ppd_mujoco_lstm": LSTM_LINES}
-    assert source.count("\n") <= limits.get(name, SCRIPT_LINES)
+    lines = source.partition(HEADING)[0].rstrip().count("\n")  # without the block for `uv run`
+    assert lines <= limits.get(name, SCRIPT_LINES)
     losses = [n for n in places if n.endswith("_loss") or n == "compute_gae"]
     assert min(places[loss].lineno for loss in losses) <= FIRST_LOSS_BY
     train = places["train"]
