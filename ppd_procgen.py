@@ -86,7 +86,7 @@ class Args:
     ratio_gradient: bool = True  # backpropagate through the KL's weight max(r, 1−ε), as Equation 2
     kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), as the paper, or KL(π_θ ‖ π_T)
     pg_coef: float = 1.0  # weight of PPO's policy loss; 0 is distillation alone
-    init: str | None = None  # agent.safetensors to start networks and observation statistics from
+    init: str | None = None  # agent.safetensors to start from, in place of new weights
     critic_warmup: int = 0  # steps at the start in which only the critic learns
 
     # Logging and checkpoints
@@ -456,7 +456,9 @@ def compare_scores(score: dict, teacher_score: dict) -> str:
     student, teacher = score["mean"], teacher_score["mean"]
     if teacher <= 0:
         return f"{text} · difference {student - teacher:+.1f}"
-    errors = [s["standard_error"] or math.nan for s in (score, teacher_score)]
+    errors = [s["standard_error"] for s in (score, teacher_score)]
+    if None in errors:  # of a single episode
+        return f"{text} · fraction {student / teacher:.3f}"
     # The standard error of a quotient of two independent means, to first order
     error = math.hypot(errors[0], errors[1] * student / teacher) / teacher
     return f"{text} · fraction {student / teacher:.3f} ± {error:.3f}"
@@ -695,7 +697,7 @@ def plain_args(args):
 
     args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
     for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
-        if getattr(args, name, None) is not None:
+        if getattr(args, name, None):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
 
@@ -759,7 +761,8 @@ def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
             advice = "if another library wrote it, use convert.py import"
         raise UserError(f"{path}: not an agent.safetensors ({error}); {advice}") from error
     if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
-        raise UserError(f"{path}: not an agent of this version for {suite}")
+        found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
+        raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
     for name, tensor in tensors.items():
         if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
             raise UserError(f"{path}: {name} holds NaN or infinite numbers")

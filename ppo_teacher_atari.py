@@ -76,7 +76,7 @@ class Args:
     vf_coef: float = 0.5  # coefficient of the value loss, c_v (SB3's default)
     max_grad_norm: float = 0.5  # gradient norm limit of policy and critic together (SB3's default)
     size: Literal["smaller", "smaller-text", "same", "larger"] = "same"  # see `make_cnn`
-    init: str | None = None  # agent.safetensors to start networks and observation statistics from
+    init: str | None = None  # agent.safetensors to start from, in place of new weights
     critic_warmup: int = 0  # steps at the start in which only the critic learns
 
     # Logging and checkpoints
@@ -649,7 +649,7 @@ def plain_args(args):
 
     args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
     for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
-        if getattr(args, name, None) is not None:
+        if getattr(args, name, None):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
 
@@ -713,7 +713,8 @@ def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
             advice = "if another library wrote it, use convert.py import"
         raise UserError(f"{path}: not an agent.safetensors ({error}); {advice}") from error
     if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
-        raise UserError(f"{path}: not an agent of this version for {suite}")
+        found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
+        raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
     for name, tensor in tensors.items():
         if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
             raise UserError(f"{path}: {name} holds NaN or infinite numbers")

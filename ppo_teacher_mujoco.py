@@ -671,7 +671,8 @@ def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
             advice = "if another library wrote it, use convert.py import"
         raise UserError(f"{path}: not an agent.safetensors ({error}); {advice}") from error
     if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
-        raise UserError(f"{path}: not an agent of this version for {suite}")
+        found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
+        raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
     for name, tensor in tensors.items():
         if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
             raise UserError(f"{path}: {name} holds NaN or infinite numbers")

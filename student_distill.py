@@ -34,6 +34,7 @@ import zipfile
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -122,7 +123,7 @@ class AtariArgs(PixelArgs):
 class ProcgenArgs(PixelArgs):
     suite = "procgen"
     env_id: str = "coinrun"  # any game of Procgen; paper: coinrun, jumper, miner, ninja
-    num_levels: int = 200  # training levels; the levels after them are unseen
+    num_levels: int = 200  # number of training levels; the levels after them are unseen
     start_level: int = 0  # the first training level
     distribution_mode: Literal["easy", "hard"] = "easy"  # of the levels (Appendix A.2: easy)
     eval_every: int = 200_000  # steps between evaluations of twenty episodes; 0: never
@@ -525,7 +526,9 @@ def compare_scores(score: dict, teacher_score: dict) -> str:
     student, teacher = score["mean"], teacher_score["mean"]
     if teacher <= 0:
         return f"{text} · difference {student - teacher:+.1f}"
-    errors = [s["standard_error"] or math.nan for s in (score, teacher_score)]
+    errors = [s["standard_error"] for s in (score, teacher_score)]
+    if None in errors:  # of a single episode
+        return f"{text} · fraction {student / teacher:.3f}"
     # The standard error of a quotient of two independent means, to first order
     error = math.hypot(errors[0], errors[1] * student / teacher) / teacher
     return f"{text} · fraction {student / teacher:.3f} ± {error:.3f}"
@@ -780,7 +783,7 @@ def plain_args(args):
 
     args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
     for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
-        if getattr(args, name, None) is not None:
+        if getattr(args, name, None):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
 
@@ -844,7 +847,8 @@ def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
             advice = "if another library wrote it, use convert.py import"
         raise UserError(f"{path}: not an agent.safetensors ({error}); {advice}") from error
     if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
-        raise UserError(f"{path}: not an agent of this version for {suite}")
+        found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
+        raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
     for name, tensor in tensors.items():
         if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
             raise UserError(f"{path}: {name} holds NaN or infinite numbers")
@@ -879,10 +883,9 @@ def load_atari_agent(path, envs=None) -> tuple[PixelAgent, dict]:
     tensors, header = read_agent(path, "atari")
     num_actions = len(tensors["actor.1.bias"])
     if envs is not None and num_actions != envs.single_action_space.n:
-        raise UserError(
-            f"{path} is of {header['env_id']}, with {num_actions} actions; this game has "
-            f"{envs.single_action_space.n}. Give --env-id {header['env_id']}, or another agent"
-        )
+        sizes = f"{num_actions} actions, not {envs.single_action_space.n}"
+        advice = f"give --env-id {header['env_id']}, or another file"
+        raise UserError(f"{path}: is for {header['env_id']} ({sizes}); {advice}")
     agent = PixelAgent((4, 84, 84), num_actions, header["size"])
     try:
         agent.load_state_dict(tensors)
@@ -929,10 +932,10 @@ def make_mujoco_env(env_id: str, **options) -> gym.Env:
 class EnvGroup:
     """The environments of one process. Each is reset in the step that ends its episode."""
 
-    def __init__(self, env_id: str, num_envs: int):
-        self.envs = [make_mujoco_env(env_id) for _ in range(num_envs)]
+    def __init__(self, make_envs: list):
+        self.envs = [make_env() for make_env in make_envs]
         box = self.envs[0].observation_space
-        self.obs = np.zeros((num_envs, *box.shape), box.dtype)
+        self.obs = np.zeros((len(self.envs), *box.shape), box.dtype)
 
     def random_state(self, n: int) -> dict | None:
         """The state of an environment's random numbers; None if they are not NumPy's Generator."""
@@ -964,9 +967,8 @@ class EnvGroup:
             for action in actions:
                 self.obs[n], reward, terminated, truncated, _ = env.step(action)
                 returns[n] += np.asarray(reward).item()
-                if (
-                    terminated or truncated
-                ):  # it had not ended: the simulator does not repeat itself
+                # The recorded episode did not end here: the simulator does not repeat itself.
+                if terminated or truncated:
                     self.obs[n], _ = env.reset()
         return self.obs, returns
 
@@ -987,7 +989,7 @@ class EnvGroup:
         return self.obs, rewards, terminations, truncations, ends
 
 
-def run_worker(pipe, parent_pipe, env_id: str, num_envs: int) -> None:
+def run_worker(pipe, parent_pipe, make_envs: list) -> None:
     """The main function of a worker process: call methods of its EnvGroup on request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, then this one
     # This process inherited a copy of the parent's end of the pipe. While that is open, recv()
@@ -995,7 +997,7 @@ def run_worker(pipe, parent_pipe, env_id: str, num_envs: int) -> None:
     parent_pipe.close()
     with suppress(EOFError, ConnectionError):
         try:
-            group = EnvGroup(env_id, num_envs)
+            group = EnvGroup(make_envs)
             while True:
                 method, argument = pipe.recv()
                 pipe.send((getattr(group, method)(argument), None))
@@ -1014,17 +1016,23 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id: str, num_envs: int, num_workers: int):
+        self.env_id = env_id
+        self.start_workers([partial(make_mujoco_env, env_id)] * num_envs, num_workers)
+
+    def start_workers(self, make_envs: list, num_workers: int) -> None:
+        """Make the environments, by a function for each, in this process and in workers."""
         if multiprocessing.current_process().daemon:
             num_workers = 1  # a worker of multiprocessing.Pool cannot start processes
-        edges = np.linspace(0, num_envs, min(num_workers, num_envs) + 1).round().astype(int)
+        self.num_envs, self.pipes = len(make_envs), []
+        count = min(num_workers, self.num_envs)
+        edges = np.linspace(0, self.num_envs, count + 1).round().astype(int)
         self.shares = [slice(start, stop) for start, stop in pairwise(edges)]
-        self.num_envs, self.env_id, self.pipes = num_envs, env_id, []
-        self.own_group = EnvGroup(env_id, edges[1])
+        self.own_group = EnvGroup(make_envs[self.shares[0]])
         self.single_observation_space = self.own_group.envs[0].observation_space
         self.single_action_space = self.own_group.envs[0].action_space
         for share in self.shares[1:]:
             pipe, worker_pipe = multiprocessing.Pipe()
-            worker_args = worker_pipe, pipe, env_id, share.stop - share.start
+            worker_args = worker_pipe, pipe, make_envs[share]
             multiprocessing.Process(target=run_worker, args=worker_args, daemon=True).start()
             worker_pipe.close()
             self.pipes.append(pipe)

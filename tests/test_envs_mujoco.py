@@ -196,7 +196,7 @@ def test_a_dead_worker_ends_the_run():
 
 def test_an_environment_that_fails_says_why(capfd):
     """In its worker: the traceback is its own, the run's error one line."""
-    envs, reason = script.MujocoVectorEnv("Pendulum-v1", 2, 2), "Cannot call env.step() before"
+    envs = script.MujocoVectorEnv("Pendulum-v1", 2, 2)
     envs.reset(seed=1)
     envs.pipes[0].send(("reset", [None, None]))  # one environment too many for this worker
     with pytest.raises(script.UserError, match="worker process: ValueError: zip.*num-workers 1"):
