@@ -19,11 +19,10 @@ from helpers import (
     load,
     read,
 )
-from inline_metadata import HEADING
 
 # Limits in lines, which protect a reader of the method; the rest of a script has none.
-LEARN_LINES, FIRST_LOSS_BY, LEARN_ENDS_BY = 130, 130, 380
-NEIGHBOURS_DIFFER = 155
+LEARN_LINES, FIRST_LOSS_BY, LEARN_ENDS_BY = 135, 135, 380
+NEIGHBOURS_DIFFER = 160
 
 
 def globals_read(source: str) -> set[str]:
@@ -109,7 +108,7 @@ def test_every_flag_has_a_help_text(name, suite):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("short = self.env_id", "brief = self.env_id"),  # Args is an exception: no drift
+        ("is_short = env_name", "is_brief = env_name"),  # Args is an exception: no drift
         ("# δ_t = r_t", "# d_t = r_t"),
         ("running = deltas[t]", "running = 1 * deltas[t]"),
         ("torch.var_mean(obs, 0, unbiased=False)", "torch.var_mean(obs, 0)"),
@@ -124,7 +123,7 @@ def test_drift_is_seen(old, new):
     source = read("ppo_teacher_mujoco")
     assert source.count(old) == 1
     found = drift({"one": source, "two": source.replace(old, new)})
-    assert bool(found) == ("self.env_id" not in old)
+    assert bool(found) == ("is_short" not in old)
 
 
 def test_globals_are_seen():
