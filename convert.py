@@ -153,12 +153,6 @@ def to_array(value) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------- Reading weights
-def one_line(error: BaseException) -> str:
-    """The message of an error in one line of at most 160 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) < 160 else text[:157] + "..."
-
-
 def read_weights(content: bytes) -> dict:
     """Tensors by name from a torch file. Raises UserError for anything else."""
     try:
@@ -233,7 +227,7 @@ def read_teacher(args: Import) -> Teacher:
     content = Path(args.source).read_bytes()
     if content[8:9] == b"{":  # safetensors
         raise UserError("a safetensors file; an agent of this project is given as --teacher")
-    if b"VecNormalize" in content[:200]:
+    if content[:1] == b"\x80" and b"VecNormalize" in content[:200]:
         raise UserError("VecNormalize's statistics, not a policy; give them as --vecnormalize")
     if zipfile.is_zipfile(io.BytesIO(content)):
         with suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -247,6 +241,8 @@ def read_teacher(args: Import) -> Teacher:
             if not any(name.endswith("/data.pkl") for name in names):
                 raise UserError("a zip without data and policy.pth; SB3's model.save() writes both")
     weights = read_weights(content)
+    if "action_net.weight" in weights:
+        raise UserError("the weights of SB3's policy alone; give the zip of model.save() instead")
     names = [*weights, *weights.get("model_state_dict", {})]
     if any(name.startswith(("student_state_dict", "student.")) for name in names):
         raise UserError("a student of rsl_rl's distillation; give a checkpoint of rsl_rl's PPO")
@@ -261,7 +257,7 @@ def read_sb3(archive: zipfile.ZipFile, args: Import) -> Teacher:
         data = json.loads(archive.read("data"))
         policy = archive.read("policy.pth")
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"SB3's zip is damaged: {one_line(error)}") from error
+        raise UserError(f"SB3's zip is damaged: {error}") from error
     weights = read_weights(policy)
     # SB3 writes a pickle of each of these, and next to it a readable text, which is read here.
     options, kind = data["policy_kwargs"], data["action_space"][":type:"]
@@ -300,8 +296,9 @@ def read_sb3(archive: zipfile.ZipFile, args: Import) -> Teacher:
         return teacher
     if any("features_extractor" in name for name in weights):
         raise UserError("a custom features extractor; MlpPolicy and CnnPolicy are read")
-    activation = re.search(r"(\w+)'>$", str(options.get("activation_fn", "<class 'Tanh'>")))
-    teacher.activation = activation[1].lower()
+    activation = str(options.get("activation_fn", "<class 'Tanh'>"))
+    found = re.search(r"(\w+)'>$", activation)
+    teacher.activation = found[1].lower() if found else activation
     shared = layers(weights, "mlp_extractor.shared_net")  # old versions: both networks start so
     heads = [(weights[f"{h}_net.weight"], weights[f"{h}_net.bias"]) for h in ("action", "value")]
     teacher.actor = [*shared, *layers(weights, "mlp_extractor.policy_net"), heads[0]]
@@ -366,9 +363,8 @@ def read_rsl_rl(content: dict, activation: str) -> Teacher:
     if "actor" in statistics:
         teacher.mean, teacher.scale = (value.numpy() for value in statistics["actor"])
     if critic_observes != observed:
-        print(
-            f"its critic observes {critic_observes} numbers, its policy {observed}; it is left out"
-        )
+        sizes = f"the critic observes {critic_observes} numbers, the policy {observed}"
+        print(f"{sizes}: the critic is left out")
         teacher.critic = []
     elif statistics:  # an agent has one normaliser; put the critic's into its first layer
         identity = torch.zeros(observed).double(), torch.ones(observed).double()
@@ -387,9 +383,9 @@ def read_normalizer(path: str, teacher: Teacher) -> None:
     content = Path(path).read_bytes()
     try:
         if zipfile.is_zipfile(io.BytesIO(content)):
-            arrays = dict(np.load(io.BytesIO(content), allow_pickle=False))
-            if not {"mean", "var"} <= arrays.keys():
-                raise UserError(f"no mean and var in it, but {', '.join(arrays)}")
+            arrays = np.load(io.BytesIO(content), allow_pickle=False)
+            if not {"mean", "var"} <= {*arrays.files}:
+                raise UserError(f"no mean and var in it, but {', '.join(arrays.files[:3])}")
             found = {"clip": 10.0, "epsilon": 1e-8, **arrays}
         else:
             saved = read_pickle(content)
@@ -409,7 +405,7 @@ def read_normalizer(path: str, teacher: Teacher) -> None:
         teacher.clip = min(float(found["clip"]), teacher.clip)
     except Exception as error:  # a file from elsewhere can be wrong in any way
         advice = "give the file of VecNormalize.save(), or an .npz with mean and var"
-        raise UserError(f"--vecnormalize {path}: {one_line(error)}; {advice}") from error
+        raise UserError(f"--vecnormalize {path}: {error}; {advice}") from error
 
 
 # ------------------------------------------------------------------------------- Import
@@ -486,8 +482,8 @@ def build_mujoco(script, teacher: Teacher, env_id: str):
 
 def build_atari(script, teacher: Teacher, env_id: str):
     """As `build_mujoco`, for an image policy."""
-    if not env_id.endswith("NoFrameskip-v4"):
-        game = re.sub(r"^ALE/|(Deterministic|-ram)?-v\d+$", "", env_id)
+    game = re.sub(r"^ALE/|(NoFrameskip|Deterministic|-ram)?-v\d+$", "", env_id)
+    if env_id != f"{game}NoFrameskip-v4":
         try:
             script.find_rom(f"{game}NoFrameskip-v4")
         except script.UserError:
@@ -519,7 +515,7 @@ def build_agent(args: Import):
     except KeyError as error:
         raise UserError(f"{args.source}: does not read as a policy: no {error} in it") from error
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{args.source}: does not read as a policy: {one_line(error)}") from error
+        raise UserError(f"{args.source}: does not read as a policy: {error}") from error
     except UserError as error:
         raise UserError(f"{args.source}: {error}") from error
     tensors = {k: v for k, v in agent.state_dict().items() if not k.startswith("action_")}
@@ -740,7 +736,8 @@ def main() -> None:
         # Each script has a UserError of its own. OSError and ImportError explain themselves.
         if type(error).__name__ != "UserError" and not isinstance(error, (OSError, ImportError)):
             raise
-        print(f"convert: error: {error}", file=sys.stderr)
+        message = " ".join(str(error).split())  # one line
+        print(f"convert: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -57,15 +57,17 @@ def read_header(path: str | Path) -> dict:
     """The header of a checkpoint, written by a script of this project. Raises UserError."""
     try:
         with safe_open(path, framework="np") as file:
-            header = json.loads(file.metadata()["header"])
+            metadata = file.metadata() or {}
+        if "header" not in metadata:
+            raise ValueError("the file has no header")
+        header = json.loads(metadata["header"])
         folder = Path(__file__).parent  # your own copy of a script counts, as in ppd_mine.py
         scripts = [*folder.glob("pp[do]_*.py"), *folder.glob("*_distill.py")]
         if header["script"] not in [script.stem for script in scripts]:
             raise ValueError(f"this project has no script {header['script']}.py")
     except Exception as error:  # a file from elsewhere can be wrong in any way
         advice = "import the policy of another library with convert.py"
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not an agent of this project ({reason}); {advice}") from error
+        raise UserError(f"{path}: not an agent of this project ({error}); {advice}") from error
     return header
 
 
@@ -346,7 +348,8 @@ def main() -> None:
         # Each script has a UserError of its own. OSError and ImportError explain themselves.
         if type(error).__name__ != "UserError" and not isinstance(error, (OSError, ImportError)):
             raise
-        print(f"evaluate: error: {error}", file=sys.stderr)
+        message = " ".join(str(error).split())  # one line
+        print(f"evaluate: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

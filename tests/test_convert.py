@@ -310,7 +310,11 @@ def test_an_old_id_of_other_sizes_leads_to_an_environment_of_ones_own(tmp_path, 
     assert "give the id that it was trained on, or an environment of your own" in line
 
 
-@pytest.mark.parametrize("env_id", ["ALE/Breakout-v5", "BreakoutDeterministic-v4", "Breakout-v4"])
+GAME_IDS = ["ALE/Breakout-v5", "BreakoutDeterministic-v4", "Breakout-v4", "ALE/Breakout-ram-v5"]
+GAME_IDS += ["BreakoutNoFrameskip-v0", "ALE/BreakoutNoFrameskip-v4"]
+
+
+@pytest.mark.parametrize("env_id", GAME_IDS)
 def test_another_id_of_a_game_leads_to_the_one_that_is_played(env_id, tmp_path, refused):
     (tmp_path / "model.zip").write_bytes(sb3_bytes(A2C("CnnPolicy", FRAMES)))
     command = ["import", tmp_path / "model.zip", "--env-id", env_id, "--out", tmp_path / "out"]
@@ -468,6 +472,7 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
         (changed(policy_class={"__module__": module.format("recurrent")}), "Any-v1", "recurrent"),
         (sb3_bytes(A2C("MlpPolicy", "Pendulum-v1", use_sde=True)), "Pendulum-v1", "gSDE"),
         (changed(policy_kwargs={"activation_fn": "<class 'SiLU'>"}), "Pendulum-v1", "silu"),
+        (changed(policy_kwargs={"activation_fn": "functools.partial"}), "Pendulum-v1", "partial;"),
         (frames, "Hopper-v4", "image policy"),
         (frames, "BoxingNoFrameskip-v4", "18"),
         (whole, "PongNoFrameskip-v4", "PongNoFrameskip-v4"),
@@ -486,6 +491,7 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
         (torch_bytes({"model_state_dict": student}), "Pendulum-v1", "a student of rsl_rl's"),
         (torch_bytes({"student_state_dict": weights}), "Pendulum-v1", "a student of rsl_rl's"),
         (torch_bytes({"model_state_dict": weights}), "Pendulum-v1", "without an MLP actor"),
+        (pendulum["policy.pth"], "Pendulum-v1", "give the zip of model.save()"),
         (torch_bytes(nn.Linear(1, 1)), "Pendulum-v1", "save the policy's state_dict() alone"),
         (saved_policy("Pendulum-v1"), "Pendulum-v1", "give the zip of model.save()"),
         (saved_policy("CartPole-v1"), "CartPole-v1", "give the zip of model.save()"),
@@ -521,7 +527,7 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
     np.savez(only_mean := io.BytesIO(), mean=np.zeros(3))
     cases = {"(4,)": (tmp_path / "cartpole").read_bytes(), "io.open": newer_bomb}
     cases |= {"fractions.Fraction": pickle.dumps([Fraction(1)]), "VecNormalize": b""}
-    cases |= {"no mean and var in it, but data": whole, "it, but mean;": only_mean.getvalue()}
+    cases |= {"no mean and var in it, but data": whole, "it, but mean; give": only_mean.getvalue()}
     cases |= {"holds a dict; give the file of VecNormalize.save()": pickle.dumps({"mean": 0})}
     cases |= {"save_to_pkl": library_bomb}
     cases |= {"NaN": nan.getvalue(), "allow_pickle": objects.getvalue()}

@@ -329,8 +329,10 @@ def test_a_strange_checkpoint_is_one_line(changes, words, tmp_path, refused):
     refused(evaluate, [path], words)
 
 
-def test_a_header_nested_without_end_is_one_line(tmp_path, refused):
+def test_no_header_and_one_nested_without_end_are_one_line(tmp_path, refused):
     path = tmp_path / "agent.safetensors"
+    save_file({"a": torch.zeros(1)}, path)  # a model from elsewhere
+    refused(evaluate, [path], "the file has no header")
     save_file({"a": torch.zeros(1)}, path, {"header": "[" * 200_000})
     refused(evaluate, [path], "not an agent of this project")
 
