@@ -523,7 +523,8 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
     (tmp_path / "cartpole").write_bytes(statistics_bytes("CartPole-v1"))
     library_bomb = pickle.dumps(Malicious(tmp_path / "created", save_to_pkl))
     np.savez(nan := io.BytesIO(), mean=np.full(3, np.nan), var=np.ones(3))
-    np.savez(objects := io.BytesIO(), mean=np.array([Malicious(tmp_path / "created")], object))
+    bombs = np.array([Malicious(tmp_path / "created")], object)
+    np.savez(objects := io.BytesIO(), mean=bombs, var=bombs)
     np.savez(only_mean := io.BytesIO(), mean=np.zeros(3))
     cases = {"(4,)": (tmp_path / "cartpole").read_bytes(), "io.open": newer_bomb}
     cases |= {"fractions.Fraction": pickle.dumps([Fraction(1)]), "VecNormalize": b""}
