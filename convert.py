@@ -29,7 +29,7 @@ import warnings
 import zipfile
 import zlib
 from collections import deque
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -42,7 +42,7 @@ import torch.nn as nn
 import tyro
 from tyro.conf import Positional, subcommand
 
-from evaluate import CheckedEnvs, UserError, load, refuse_empty_values
+from evaluate import UserError, load, refuse_empty_values
 
 
 @dataclass
@@ -476,7 +476,7 @@ def build_mujoco(script, teacher: Teacher, env_id: str):
         agent.obs_mean.copy_(torch.from_numpy(teacher.mean))
         # An agent divides by √(variance + 1e-8), other libraries by something else.
         agent.obs_var.copy_(torch.from_numpy(teacher.scale**2 - 1e-8).clamp(min=0))
-    envs = CheckedEnvs(script.MujocoVectorEnv(found, 10, torch.get_num_threads()), found)
+    envs = script.MujocoVectorEnv(found, 10, torch.get_num_threads())
     return agent, header | {"env_id": found.split(":")[-1]}, envs  # a file names no module
 
 
@@ -551,7 +551,8 @@ def import_teacher(args: Import) -> None:
     script, agent, header, envs, teacher = build_agent(args)
     env_id, parameters = header["env_id"], sum(p.numel() for p in agent.actor.parameters())
     print(f"{args.source}: {header['trained_by']}, a policy of {parameters:,} parameters")
-    score = script.evaluate(agent, envs, args.episodes, args.seed)
+    with closing(envs):
+        score = script.evaluate(agent, envs, args.episodes, args.seed)
     expected, whose = teacher.last_return, "its last training episodes"
     if args.expect is not None:
         expected, whose = args.expect, "expected"

@@ -13,9 +13,9 @@ is repeated number for number, on the same CPU with the same software and thread
 
 import importlib
 import json
-import math
 import os
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -85,28 +85,6 @@ def load(path: str | Path):
 
 
 # ------------------------------------------------------------------------------- Scores
-class CheckedEnvs:
-    """Environments that end a score with a UserError when they give NaN."""
-
-    def __init__(self, envs, env_id: str):
-        self.envs, self.env_id, self.num_envs = envs, env_id, envs.num_envs
-
-    def reset(self, *, seed: int):
-        return self.envs.reset(seed=seed)
-
-    def step(self, actions: np.ndarray):
-        obs, rewards, terminations, truncations, infos = self.envs.step(actions)
-        faults = [(n, "a NaN observation") for n in np.flatnonzero(np.isnan(obs).any(1))]
-        for n, episode_return, _ in infos["episodes"]:
-            if not math.isfinite(episode_return):
-                faults.append((n, "a NaN or infinite reward"))
-        if faults:
-            n, what = faults[0]
-            advice = "scores would mean nothing; mend the environment"
-            raise UserError(f"{self.env_id}: environment {n} gave {what}; {advice}")
-        return obs, rewards, terminations, truncations, infos
-
-
 def make_envs(script, header: dict, levels: str):
     """The environments in which a checkpoint is scored."""
     threads, env_id = os.cpu_count() or 1, header["env_id"]
@@ -132,13 +110,11 @@ def check_sizes(agent, envs, header: dict) -> None:
 
 def play(script, agent, header: dict, episodes: int, seed: int, levels: str) -> dict:
     """The script's own score, with returns and lengths of the episodes. Raises UserError."""
-    envs = make_envs(script, header, levels)
-    check_sizes(agent, envs, header)
-    if header["suite"] == "mujoco":
-        envs = CheckedEnvs(envs, header["env_id"])
-    if hasattr(agent, "reset"):  # a student with a memory
-        envs = script.ForgettingEnvs(envs, agent)
-    score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
+    with closing(make_envs(script, header, levels)) as envs:
+        check_sizes(agent, envs, header)
+        if hasattr(agent, "reset"):  # a student with a memory
+            envs = script.ForgettingEnvs(envs, agent)
+        score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
     return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
 
 

@@ -250,11 +250,11 @@ NAN = [{"reward": np.nan}, {"reward": -np.inf}, {"obs": np.nan}]
 @pytest.mark.parametrize("settings", NAN, ids=str)
 @pytest.mark.parametrize("episodes", [1, 3])
 def test_an_environment_that_gives_nan_is_one_line(settings, episodes, odd, refused, monkeypatch):
-    """It says which environment, and what: no training and no teacher is at fault."""
+    """It says which environment, and what: neither training nor agent is at fault."""
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # this process has the settings
+    what = "observation" if "obs" in settings else "reward"
     arguments = [odd(**settings), "--episodes", episodes]
-    what = "a NaN observation" if "obs" in settings else "a NaN or infinite reward"
-    refused(evaluate, arguments, f"Odd-v0: environment 0 gave {what}; ")
+    refused(evaluate, arguments, f"Odd-v0 gave a NaN or infinite {what}")
 
 
 RATES = [({}, 30), ({"render_fps": None}, 30), ({"render_fps": 25}, 25)]
