@@ -566,9 +566,9 @@ def import_teacher(args: Import) -> None:
         causes = "missing statistics (--vecnormalize), another activation or environment"
         print(f"WARNING: it plays worse than expected. Possible causes: {causes}")
         advice = advice or "Find out why it plays worse"
-    flags = distil_flags(teacher)
     header["score"] = {k: score[k] for k in ("mean", "standard_error", "episodes")}
     script.write_file(Path(args.out), script.pack_agent(agent.state_dict(), header))
+    flags = distil_flags(teacher)
     module, colon, _ = args.env_id.rpartition(":")  # that registers the environment
     use = f"python ppd_{header['suite']}.py --env-id {module}{colon}{env_id}"
     use += f" --teacher {shlex.quote(args.out)}{flags}"
