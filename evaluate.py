@@ -260,7 +260,7 @@ def film_checkpoint(path: str, args: Args) -> Path:
     script, agent, header = load_to_play(path, args)
     # <folder>__<file>__<environment>.mp4, so that films of several runs have several names
     parts = Path(path).resolve().with_suffix("").parts[-2:]
-    parts += (header["env_id"].replace("/", "-"),)
+    parts += (header["env_id"].split(":")[-1].replace("/", "-"),)
     film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[header["suite"]]
     levels = [args.levels] if header["suite"] == "procgen" else []
     video = Path(args.video) / f"{'__'.join(parts)}.mp4"
