@@ -132,12 +132,6 @@ def test_the_readmes_three_rows_are_the_reports_last_two():
         assert rows.count(row) == 1, row
 
 
-def test_the_readme_is_short():
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 100
-    assert not [line for line in lines if len(line) > 120 and line[0] != "|" and "://" not in line]
-
-
 def test_the_readme_knows_how_long_the_scripts_are():
     """Within 25 lines, so that a number is as good as the reader needs and edits are free."""
     rows = [cells(line) for line in (ROOT / "README.md").read_text().splitlines()]
