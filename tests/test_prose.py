@@ -34,7 +34,7 @@ def paragraphs(text):
 
 
 def sentences(text):
-    parts = (re.split(r"(?<=[.!?:])\W?\s+(?=\W*[A-ZΑ-Ωα-ωÂ]|code)", p) for p in paragraphs(text))
+    parts = (re.split(r"(?<=[.!?:])\W?\s+(?=\W*[A-ZΑ-Ωα-ωÂ]|code|\[)", p) for p in paragraphs(text))
     return [sentence for part in parts for sentence in part]
 
 
