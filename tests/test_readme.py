@@ -12,6 +12,8 @@ import pytest
 import tyro
 from helpers import ROOT
 
+from experiments import curves, report, stats
+
 DOCUMENTS = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md")), *ROOT.glob("teachers/*.md")]
 RESULTS = ROOT / "experiments/results"
 
@@ -159,6 +161,29 @@ def test_the_readmes_results_are_the_reports():
         assert found == [of_gradient(f"{task}, smaller", form, 2) for form in FORMS]
         below = lines[lines.index(papers[task]) + 1]  # the paper's scores: teacher, smaller ppd
         assert (below[1], paper) == ("paper", f"{int(below[5]) / int(below[2]):.2f}")
+
+
+def test_the_readmes_figure_shows_what_the_runs_scored():
+    """Its first panel: steps and heights of the teacher's own line, and the students' range."""
+    grid, points = stats.make_grid(*report.read_tables(RESULTS))
+    axes = curves.draw_readme(grid, points).axes[0]
+    teacher = json.loads((ROOT / "teachers/Hopper-v4.json").read_text())
+    scores = [mean / teacher["score"]["mean"] for _, mean, _ in teacher["evaluations"][:4]]
+    _, students, _, own, _ = axes.lines
+    assert [*own.get_xdata()] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert [*own.get_ydata()] == pytest.approx(scores, rel=1e-3)
+    forms = (grid["study"] == "gradient") & (grid["env_id"] == "Hopper-v4")
+    runs = grid[forms & (grid["size"] == "smaller") & grid["ratio_gradient"].eq(False)]
+    first = points[points["row"].isin(runs.index)].dropna(subset=["evaluation"])
+    first = first.groupby("row")["evaluation_fraction"].first()
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert students.get_xdata()[0] == pytest.approx(0.1) and len(first) == 5
+    assert students.get_ydata()[0] == pytest.approx(first.mean())
+    assert first.min() == pytest.approx(heights.min())
+    notes = [text.get_text() for panel in axes.figure.axes for text in panel.texts]
+    for label, of_line in curves.lines_of_the_readme(grid, "Hopper-v4").items():
+        (note,) = [note for note in notes if note.startswith(label)]
+        assert f"{of_line['seed'].nunique()} seed" in note
 
 
 def test_the_table_of_the_ratios_gradient_is_the_reports():
