@@ -12,7 +12,7 @@ import pytest
 import tyro
 from helpers import ROOT
 
-from experiments import curves, report, stats
+from experiments import curves, paper_tables, report, stats
 
 DOCUMENTS = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md")), *ROOT.glob("teachers/*.md")]
 RESULTS = ROOT / "experiments/results"
@@ -100,6 +100,13 @@ def test_what_a_document_names_is_there(path):
     assert "$$" not in text  # GitHub's Markdown eats backslashes there, and none in a math fence
 
 
+@pytest.mark.parametrize("folder", [".", "experiments", "benchmarks"])
+def test_pages_that_code_names_are_there(folder):
+    sources = "".join(path.read_text() for path in (ROOT / folder).glob("*.py"))
+    pages = {*re.findall(r"docs/\w+\.md", sources)}
+    assert not [page for page in pages if not (ROOT / page).exists()]
+
+
 def test_the_demos_fractions_are_those_of_its_runs():
     """README quotes one number per seed, from the result.json files that are committed."""
     paths = [ROOT / f"experiments/demo/seed-{seed}.json" for seed in range(100, 600, 100)]
@@ -155,12 +162,10 @@ def of_gradient(student, form, digits):
 
 
 def test_the_readmes_results_are_the_reports():
-    papers = {r[0]: r for r in rows(RESULTS / "table_5.md", "environment")}
-    lines = [cells(line) for line in (RESULTS / "table_5.md").read_text().splitlines()]
     for task, *found, paper in rows(ROOT / "README.md", "task"):
         assert found == [of_gradient(f"{task}, smaller", form, 2) for form in FORMS]
-        below = lines[lines.index(papers[task]) + 1]  # the paper's scores: teacher, smaller ppd
-        assert (below[1], paper) == ("paper", f"{int(below[5]) / int(below[2]):.2f}")
+        teacher, _, _, smaller_ppd, *_ = paper_tables.TABLE_5[task]
+        assert paper == f"{smaller_ppd / teacher:.2f}"
 
 
 def test_the_readmes_figure_shows_what_the_runs_scored():
