@@ -18,8 +18,9 @@ PAPER |= {"coinrun": "6.28; training levels 7.29"}
 PAPER |= {"CrazyClimberNoFrameskip-v4": "human-normalised 2.08"}
 HEAD = """# Trained teachers
 
-Each file is a complete policy for raw observations. [docs/deploy.md](../docs/deploy.md) shows how to load
-it, and `python evaluate.py teachers/<env>.safetensors` scores it again. One seed of each is shipped.
+Each file is a complete policy for raw observations. [docs/deploy.md](../docs/deploy.md) shows how
+to load it, and `python evaluate.py teachers/<env>.safetensors` scores it again. One seed of each is
+shipped.
 
 The score is by the paper's protocol, mean ± standard error over episodes: 50 whole episodes with
 deterministic actions, on Procgen 200 with sampled actions on levels that are not trained on. The

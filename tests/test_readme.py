@@ -12,7 +12,7 @@ import pytest
 import tyro
 from helpers import ROOT
 
-from experiments import curves, paper_tables, report, stats
+from experiments import curves, paper_tables, report, stats, studies
 
 DOCUMENTS = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md")), *ROOT.glob("teachers/*.md")]
 RESULTS = ROOT / "experiments/results"
@@ -212,7 +212,9 @@ def test_the_table_of_lstm_students_is_the_reports():
 def test_the_table_of_studies_is_that_of_the_runs():
     """docs/reproduce.md: finished runs and their hours."""
     runs = list(csv.DictReader((RESULTS / "runs.csv").read_text().splitlines()))
-    for study, _, total, finished, hours, _ in rows(ROOT / "docs/reproduce.md", "study"):
+    found = rows(ROOT / "docs/reproduce.md", "study")
+    assert {row[0].strip("`") for row in found} == studies.STUDIES.keys()
+    for study, _, total, finished, hours, _ in found:
         of_it = [run for run in runs if run["study"] == study.strip("`")]
         count = total if finished.startswith("all") else re.match(r"\d+", finished)[0]
         assert int(count) == len(of_it), study
