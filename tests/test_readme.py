@@ -100,6 +100,12 @@ def test_what_a_document_names_is_there(path):
     assert "$$" not in text  # GitHub's Markdown eats backslashes there, and none in a math fence
 
 
+def test_the_index_has_every_page():
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert [page for page in pages if f"]({page})" not in index] == []
+
+
 @pytest.mark.parametrize("folder", [".", "experiments", "benchmarks"])
 def test_pages_that_code_names_are_there(folder):
     sources = "".join(path.read_text() for path in (ROOT / folder).glob("*.py"))
