@@ -271,7 +271,7 @@ class MultiTaskAgent(MujocoAgent):
         if num_columns:
             self.log_std = nn.Parameter(torch.zeros(num_columns, len(action_low)))
 
-    def task_log_std(self, obs) -> torch.Tensor:
+    def log_std_of(self, obs) -> torch.Tensor:
         """log σ of each row's task, (B, A), for observations (B, D + K); (A,) of a single task."""
         if self.num_columns == 0:
             return self.log_std
@@ -287,7 +287,7 @@ class MultiTaskAgent(MujocoAgent):
     def policy(self, obs) -> Independent | OneHotCategorical:
         """π(· | s, task) for raw observations (B, D + K)."""
         norm_obs = self.normalize(obs)
-        return self.distribution(self.actor(norm_obs), self.task_log_std(norm_obs))
+        return self.distribution(self.actor(norm_obs), self.log_std_of(norm_obs))
 
 
 # ------------------------------------------------------------------------------- Training
@@ -296,6 +296,7 @@ def learn(args: Args, run: "Run") -> dict:
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # for acting on a few observations; an update uses torch_threads
+    torch.distributions.Distribution.set_default_validate_args(False)  # Run.log checks for NaN
     pairs = Pairs(args.env_ids, N)
     # `run` closes at its end what it is told to enter.
     envs = run.enter_context(TaskVectorEnv(pairs, args.num_workers))
@@ -328,7 +329,6 @@ def learn(args: Args, run: "Run") -> dict:
     means = torch.zeros((T, N, *action_space.shape), device=args.device)  # outputs of the policy
     actions = torch.zeros((T, N, *action_space.shape), device=args.device)
     b_pair = torch.as_tensor(pairs.pair_of_env, device=args.device).repeat(T)  # (B,)
-    b_rows = [b_pair == pair for pair in range(len(teachers))]  # the rows of each pair, P × (B,)
     b_teacher_log_std = torch.stack([teacher.log_std for teacher in teachers])[b_pair]  # (B, A)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((2, T, N), dtype=bool)
@@ -341,7 +341,7 @@ def learn(args: Args, run: "Run") -> dict:
             for t in range(T):
                 obs[t] = torch.as_tensor(next_obs)
                 means[t] = agent.actor(agent.normalize(obs[t]))
-                actions[t] = agent.distribution(means[t], agent.task_log_std(obs[t])).sample()
+                actions[t] = agent.distribution(means[t], agent.log_std_of(obs[t])).sample()
                 env_step = envs.step(agent.env_actions(actions[t]))
                 next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
                 episodes += infos["episodes"]
@@ -349,9 +349,8 @@ def learn(args: Args, run: "Run") -> dict:
 
             # Advantages. A time limit is not a terminal state: bootstrap from the final state.
             torch.set_num_threads(args.torch_threads)
-            b_obs, b_actions = obs.flatten(0, 1), actions.flatten(0, 1)  # (B, D + K), (B, A)
-            b_norm_obs = agent.normalize(b_obs)  # (B, D + K)
-            b_dist = agent.distribution(means.flatten(0, 1), agent.task_log_std(b_norm_obs))
+            b_norm_obs, b_actions = agent.normalize(obs.flatten(0, 1)), actions.flatten(0, 1)
+            b_dist = agent.distribution(means.flatten(0, 1), agent.log_std_of(b_norm_obs))
             b_logprobs = b_dist.log_prob(b_actions)  # (B,)
             values = agent.critic(b_norm_obs).view(T, N)
             next_values = torch.cat([values[1:], agent.value(next_obs)[None]])
@@ -365,14 +364,14 @@ def learn(args: Args, run: "Run") -> dict:
             ).to(args.device)  # fmt: skip
             b_advantages, b_returns = advantages.flatten(), (advantages + values).flatten()  # (B,)
             # Each teacher is asked once per rollout, in the states of its own environments.
+            b_obs = obs.flatten(0, 1)[:, : agent.obs_dim]  # (B, D), without task columns
             b_teacher_means = torch.zeros_like(b_actions)  # (B, A)
-            for teacher, rows in zip(teachers, b_rows, strict=True):
-                teacher_obs = teacher.normalize(b_obs[rows, : agent.obs_dim])  # no task columns
-                b_teacher_means[rows] = teacher.actor(teacher_obs)
+            for p, teacher in enumerate(teachers):
+                b_teacher_means[b_pair == p] = teacher.actor(teacher.normalize(b_obs[b_pair == p]))
             b_teacher_dist = agent.distribution(b_teacher_means, b_teacher_log_std)
             b_kl = policy_kl(b_teacher_dist, b_dist, args.kl)  # (B,), before the update
             if run.step == 0 and args.kl == "reverse" and args.weights is None:
-                weights.balance(torch.stack([b_kl[rows].mean() for rows in b_rows]))
+                weights.balance(b_kl, b_pair)
 
         # Update policy and critic: several epochs over shuffled minibatches.
         metrics, distill_lambda = [], lambda_at(run.step, run.total - B, args)
@@ -383,7 +382,7 @@ def learn(args: Args, run: "Run") -> dict:
                 critic_future = critic_thread.submit(
                     critic_backward, agent.critic, norm_obs, b_returns[mb], args.vf_coef
                 )
-                dist = agent.distribution(agent.actor(norm_obs), agent.task_log_std(norm_obs))
+                dist = agent.distribution(agent.actor(norm_obs), agent.log_std_of(norm_obs))
                 teacher_dist = agent.distribution(b_teacher_means[mb], b_teacher_log_std[mb])
                 logratio = dist.log_prob(b_actions[mb]) - b_logprobs[mb]
                 ratio = logratio.exp()
@@ -504,13 +503,14 @@ class PairWeights(nn.Module):
         weights = torch.ones(num_pairs) if weights is None else torch.tensor(weights)
         self.register_buffer("values", weights)
 
-    def balance(self, kl: torch.Tensor) -> None:
-        """Weigh each pair by 1 / its present KL, with mean 1; the KL is (P,).
+    def balance(self, kl: torch.Tensor, pair: torch.Tensor) -> None:
+        """Weigh each pair by 1 / its mean KL, scaled to mean 1; takes KL (B,) and its pair (B,).
 
         KL(π_θ ‖ π_T) is measured in units of the teacher's σ. Without this, the teacher with the
         smallest σ has the greatest KL, and decides most of the gradient.
         """
-        self.values = 1 / kl / (1 / kl).mean()
+        pair_kl = torch.stack([kl[pair == p].mean() for p in range(len(self.values))])  # (P,)
+        self.values = 1 / pair_kl / (1 / pair_kl).mean()
 
 
 class TaskRewardNormalizer:
@@ -865,7 +865,7 @@ def plain_args(args):
 
     args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
     for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
-        if getattr(args, name, None) is not None:
+        if getattr(args, name, None):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
 
@@ -929,7 +929,8 @@ def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
             advice = "if another library wrote it, use convert.py import"
         raise UserError(f"{path}: not an agent.safetensors ({error}); {advice}") from error
     if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
-        raise UserError(f"{path}: not an agent of this version for {suite}")
+        found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
+        raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
     for name, tensor in tensors.items():
         if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
             raise UserError(f"{path}: {name} holds NaN or infinite numbers")
