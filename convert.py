@@ -9,7 +9,7 @@
 rsl_rl (.pt), and writes an agent of this project with the same actions, distributions and values.
 It also plays some episodes, because a policy without its observation statistics looks like a
 working file, but plays badly. `export` writes ONNX, with observation statistics and action bounds
-inside, and compares it with the agent (docs/convert.md).
+inside, and compares it with the agent (docs/bring_your_teacher.md).
 D numbers are observed, A acted. A layer is its weight (outputs, inputs) and its bias.
 """
 
@@ -441,7 +441,7 @@ def check_sizes(teacher: Teacher, env: gym.Env, env_id: str, found: str) -> None
             sizes += f": {observed // obs_dim} stacked observations"
         elif found == env_id:
             advice = f"give the id that it was trained on, or {advice.removeprefix('give ')}"
-        raise UserError(f"{sizes}; {advice} (docs/convert.md)")
+        raise UserError(f"{sizes}; {advice} (docs/bring_your_teacher.md)")
     kind = "discrete" if box.dtype == np.int8 else "continuous"
     if (teacher.log_std is None) != (kind == "discrete") or acted != len(box.low):
         its_kind = "discrete" if teacher.log_std is None else "continuous"

@@ -167,7 +167,7 @@ def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     In Equation 2 the gradient flows through both factors: max(r, 1−ε)·∇KL + KL·∇r, where r > 1−ε.
     The KL of a state does not depend on the action, and the mean of ∇r over actions is zero at
     r = 1. So KL·∇r has mean zero there: it is noise, which grows with the KL. With
-    `ratio_gradient=False` the weight is a constant, and this part is dropped (docs/ppd.md).
+    `ratio_gradient=False` the weight is a constant: this part goes (docs/ratio_gradient.md).
     """
     if kl.shape != ratio.shape:  # would broadcast
         raise ValueError(f"KL {tuple(kl.shape)} and ratio {tuple(ratio.shape)} differ in shape")
