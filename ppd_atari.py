@@ -67,7 +67,7 @@ class Args:
     num_steps: int = 64  # steps per environment and rollout, T (Appendix A.3)
     learning_rate: float = 3e-4  # Adam's learning rate, constant (Table 3)
     adam_eps: float = 1e-5  # Adam's ε (the authors' code)
-    minibatch_size: int = 512  # samples per gradient step, M; fewer in an epoch's last (Table 3)
+    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last minibatch has fewer
     update_epochs: int = 4  # passes over each rollout (Table 3)
     gamma: float = 0.999  # discount γ (Appendix A.3)
     gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
@@ -148,7 +148,7 @@ def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     In Equation 2 the gradient flows through both factors: max(r, 1−ε)·∇KL + KL·∇r, where r > 1−ε.
     The KL of a state does not depend on the action, and the mean of ∇r over actions is zero at
     r = 1. So KL·∇r has mean zero there: it is noise, which grows with the KL. With
-    `ratio_gradient=False` the weight is a constant: this part goes (docs/ratio_gradient.md).
+    `ratio_gradient=False` the weight is a constant, without KL·∇r (docs/ratio_gradient.md).
     """
     if kl.shape != ratio.shape:  # would broadcast
         raise ValueError(f"KL {tuple(kl.shape)} and ratio {tuple(ratio.shape)} differ in shape")
@@ -219,8 +219,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Actions (B,) for raw frames (B, C, H, W): the policy's mode, or samples."""
-        # Scores are computed as in evaluate.py: in float32 and, with --compile, without compiled
-        # code, which would have replaced `self.actor.forward`.
+        # Scores are computed as in evaluate.py: in float32 and not compiled. With --compile,
+        # `learn` sets self.actor.forward to compiled code, so this calls the class's forward.
         logits = nn.Sequential.forward(self.actor, self.normalize(obs))
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
@@ -537,7 +537,7 @@ class Run(ExitStack):
         self.command = f"python {self.script}.py {subcommand}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
         if args.resume is not None:
-            if args != plain_args(type(args)(resume=args.resume)):  # the others have their defaults
+            if args != plain_args(type(args)(resume=args.resume)):  # another flag is set
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.folder = Path(args.resume)
             self.state = read_training_state(self.folder, self.command, args)
@@ -553,7 +553,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # at the end, as it was
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # on exit, as before
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -575,7 +575,8 @@ class Run(ExitStack):
         env_id = self.args.env_id.split(":")[-1]  # without the module that registers it
         self.header = {"format": "ppd-agent-2", "script": self.script, "env_id": env_id}
         self.header |= {"seed": self.args.seed, **header}
-        self.parts, self.can_continue = parts, True
+        self.parts = parts
+        self.can_continue = True  # False after a NaN, which a resumed run would only repeat
         self.saved_at = self.started_at = time.monotonic()
         self.first_step = self.step
         if teacher_header and teacher_header["env_id"] != env_id:
@@ -673,7 +674,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name in ("score", "score_training"):  # without the lists of single episodes
+            if name in ("score", "score_training"):  # the latter of Procgen
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
@@ -719,7 +720,7 @@ def plain_args(args):
         raise UserError(f"argument {value!r}: give a number, a string, or a tuple of numbers")
 
     args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
-    for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
+    for name in ("teacher", "init"):  # to be found when resumed from another directory
         if getattr(args, name, None):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
@@ -787,7 +788,9 @@ def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
         found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
         raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
     for name, tensor in tensors.items():
-        if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
+        if (
+            not name.startswith("action_") and not tensor.isfinite().all()
+        ):  # MuJoCo's bounds may be infinite
             raise UserError(f"{path}: {name} holds NaN or infinite numbers")
     return tensors, header
 
@@ -841,9 +844,10 @@ class AtariGames(gym.vector.VectorEnv):
     """N games on ale-py's own threads, with same-step autoreset.
 
     Frames and games are those of Gymnasium's NoFrameskip-v4 ids with AtariPreprocessing and
-    FrameStackObservation: 84×84, grey, the last four, oldest first. A game starts with FIRE and 0
-    to 28 no-ops (none twice as often), without a FIRE button with 0 to 29 no-ops. With `life_loss`
-    a lost life is a termination as well, and the game continues. infos["episodes"] are whole games.
+    FrameStackObservation: 84×84, grey, the last four, oldest first. A game with a FIRE button
+    starts with FIRE, then 0 to 28 no-ops, of which 0 is twice as likely as any other number. Other
+    games start with 0 to 29 no-ops, all equally likely. With `life_loss` a lost life is a
+    termination as well, and the game continues. infos["episodes"] are whole games.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
@@ -885,8 +889,8 @@ class AtariGames(gym.vector.VectorEnv):
     def step(self, actions: np.ndarray):
         """Actions (N,) to obs (N, C, H, W), rewards, terminations and truncations (N,), and infos.
 
-        infos["episodes"] lists (n, return, length) of the games that just ended, and
-        infos["final_obs"][n] is the last observation of one. obs[n] starts the next game.
+        infos["episodes"] lists (n, return, length) of the games that just ended. For each such n,
+        infos["final_obs"][n] is that game's last observation and obs[n] the next game's first.
         """
         self.actions[np.arange(self.num_envs), self.lengths] = actions
         self.obs, rewards, terminations, truncations, state = self.simulator.step(actions)
@@ -894,12 +898,14 @@ class AtariGames(gym.vector.VectorEnv):
         self.returns += rewards
         self.lengths += 1
         continues = self.life_loss & (state["lives"] > 0)  # games without lives report 0
-        # If a life is lost in the step of the time limit, ale-py reports no truncation.
+        # If a life is lost in the step of the time limit, ale-py reports only a termination.
+        # The game is over all the same.
         at_limit = self.lengths * self.frame_skip >= self.max_frames
         over = terminations & ~continues | truncations | at_limit
         for n in np.flatnonzero(over):
             infos["episodes"].append((n, float(self.returns[n]), int(self.lengths[n])))
-        if over.any():  # now, because the simulator's own reset would ignore the next action
+        # Restart now: the simulator would do so in the next step, and ignore that step's action.
+        if over.any():
             self.start_games(over)
         return self.obs, rewards, terminations, truncations, infos
 
@@ -914,9 +920,9 @@ class AtariGames(gym.vector.VectorEnv):
         names = ("seeds", "games", "lengths", "returns", "actions")
         seeds, games, lengths, returns, actions = (state[name].numpy() for name in names)
         longest, envs = lengths.max(), np.arange(self.num_envs)
-        # All environments step together, so all replays end in the same step. The longest game
-        # starts first. `left` steps before the end those of that length start; until then their
-        # environments play anything.
+        # All environments step together, and all replays must end in the same step: a game of L
+        # steps starts when L steps are left. Until then its environment takes actions of no
+        # meaning, which the reset at its start discards.
         for left in reversed(range(longest + 1)):
             for n in np.flatnonzero(lengths == left):
                 mask = envs == n

@@ -69,7 +69,7 @@ class Args:
     num_steps: int | None = None  # T; default: 256 for Hopper and Swimmer, else 512 (Table 3)
     learning_rate: float = 3e-4  # Adam's learning rate, constant (Table 3)
     adam_eps: float = 1e-5  # Adam's ε (the authors' code)
-    minibatch_size: int = 512  # samples per gradient step, M; fewer in an epoch's last (Table 3)
+    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last minibatch has fewer
     update_epochs: int = 4  # passes over each rollout (Table 3)
     gamma: float = 0.995  # discount γ (Table 3)
     gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
@@ -424,7 +424,7 @@ class Run(ExitStack):
         self.command = f"python {self.script}.py {subcommand}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
         if args.resume is not None:
-            if args != plain_args(type(args)(resume=args.resume)):  # the others have their defaults
+            if args != plain_args(type(args)(resume=args.resume)):  # another flag is set
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
             self.folder = Path(args.resume)
             self.state = read_training_state(self.folder, self.command, args)
@@ -440,7 +440,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # at the end, as it was
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # on exit, as before
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -462,7 +462,8 @@ class Run(ExitStack):
         env_id = self.args.env_id.split(":")[-1]  # without the module that registers it
         self.header = {"format": "ppd-agent-2", "script": self.script, "env_id": env_id}
         self.header |= {"seed": self.args.seed, **header}
-        self.parts, self.can_continue = parts, True
+        self.parts = parts
+        self.can_continue = True  # False after a NaN, which a resumed run would only repeat
         self.saved_at = self.started_at = time.monotonic()
         self.first_step = self.step
         if teacher_header and teacher_header["env_id"] != env_id:
@@ -560,7 +561,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name in ("score", "score_training"):  # without the lists of single episodes
+            if name in ("score", "score_training"):  # the latter of Procgen
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
@@ -606,7 +607,7 @@ def plain_args(args):
         raise UserError(f"argument {value!r}: give a number, a string, or a tuple of numbers")
 
     args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
-    for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
+    for name in ("teacher", "init"):  # to be found when resumed from another directory
         if getattr(args, name, None):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     return args
@@ -674,7 +675,9 @@ def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
         found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
         raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
     for name, tensor in tensors.items():
-        if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
+        if (
+            not name.startswith("action_") and not tensor.isfinite().all()
+        ):  # MuJoCo's bounds may be infinite
             raise UserError(f"{path}: {name} holds NaN or infinite numbers")
     return tensors, header
 
@@ -901,8 +904,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
     def step(self, actions: np.ndarray):
         """Actions (N, A) to obs (N, D), rewards, terminations and truncations (N,), and infos.
 
-        infos["episodes"] lists (n, return, length) of the episodes that just ended, and
-        infos["final_obs"][n] is the last observation of one. obs[n] starts the next episode.
+        infos["episodes"] lists (n, return, length) of the episodes that just ended. For each such
+        n, infos["final_obs"][n] is its last observation and obs[n] the next episode's first.
         Raises UserError for observations and rewards that are NaN or infinite.
         """
         for n, action in enumerate(actions.copy()):  # environments may change what they are given
