@@ -122,7 +122,7 @@ class AtariArgs(PixelArgs):
 @dataclass
 class ProcgenArgs(PixelArgs):
     suite = "procgen"
-    env_id: str = "coinrun"  # any game of Procgen; paper: coinrun, jumper, miner, ninja
+    env_id: str = "coinrun"  # any Procgen game; paper: coinrun, jumper, miner, ninja
     num_levels: int = 200  # number of training levels; the levels after them are unseen
     start_level: int = 0  # the first training level
     distribution_mode: Literal["easy", "hard"] = "easy"  # of the levels (Appendix A.2: easy)
@@ -275,7 +275,7 @@ def learn(args: MujocoArgs | AtariArgs | ProcgenArgs, run: "Run") -> dict:
     torch.set_num_threads(args.torch_threads)
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
     build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
-    # `eval_envs` has one entry, "". On Procgen this is the unseen levels, and "_training" another.
+    # `eval_envs` is a dict: "" is for the score, and on Procgen "_training" for training levels.
     (envs, eval_envs), (teacher, teacher_header), (agent, header) = build(args, path, run)
     envs.reset(seed=args.seed)
     teacher.to(args.device)
@@ -283,7 +283,7 @@ def learn(args: MujocoArgs | AtariArgs | ProcgenArgs, run: "Run") -> dict:
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     eval_episodes = eval_envs[""].num_envs  # one in each environment
-    deterministic = header["deterministic"]  # whether the paper scores this suite by the mode
+    deterministic = header["deterministic"]  # whether scored by the policy's mode, or by samples
     if run.step == 0:
         score = evaluate(teacher, eval_envs[""], eval_episodes, args.seed, deterministic)
         print("teacher:", score_text(score), f"({eval_episodes} episodes)")
@@ -327,7 +327,7 @@ def learn(args: MujocoArgs | AtariArgs | ProcgenArgs, run: "Run") -> dict:
             advise_vf_coef(v_loss.item(), args.vf_coef)
         run.step += B
         last = run.step >= run.total
-        # Rollouts are short: a point of a curve is the mean of many. NaN is reported at once.
+        # A point of a curve is a mean over many short rollouts. NaN ends the run at once.
         if run.step % args.log_every < B or last or not grad_norm.isfinite():
             run.log(metrics, {}, episodes)
             episodes, metrics = [], []
@@ -393,13 +393,16 @@ def build_procgen(args: ProcgenArgs, teacher_path, run: "Run") -> tuple:
     """What `build_mujoco` returns, for Procgen."""
     envs = ProcgenVectorEnv(args, args.num_envs, args.env_threads)
     unseen = ProcgenVectorEnv(args, 20, args.env_threads, "unseen")
-    training = ProcgenVectorEnv(args, 20, args.env_threads, "training")
+    training = ProcgenVectorEnv(args, 20, args.env_threads)
     teacher, teacher_header = load_procgen_agent(teacher_path)
-    agent = PixelAgent((3, 64, 64), 15, args.student_size)
+    level_settings = {k: vars(args)[k] for k in ("num_levels", "start_level", "distribution_mode")}
+    for name, setting in level_settings.items():
+        if teacher_header[name] != setting:
+            print(f"WARNING: the teacher was trained with {name} {teacher_header[name]}")
+    agent = PixelAgent(envs.single_observation_space.shape, 15, args.student_size)
     agent.bfloat16 = args.bfloat16
-    header = {"suite": "procgen", "size": args.student_size}
-    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
-    header["deterministic"] = False  # evaluate.py scores it by sampled actions
+    header = {"suite": "procgen", "size": args.student_size, **level_settings}
+    header["deterministic"] = False  # evaluate.py scores it by samples of the policy
     return (envs, {"": unseen, "_training": training}), (teacher, teacher_header), (agent, header)
 
 
