@@ -49,14 +49,14 @@ def test_every_gradient_is_the_oracles(name, changed, monkeypatch, tmp_path):
 
 
 MUTATIONS = [
-    ("train", "teacher.value(b_obs)", "agent.value(b_obs)"),
-    ("train", "agent.value(b_obs), teacher_values)", "agent.value(b_obs), 0 * teacher_values)"),
-    ("train", "args.ent_coef, args.vf_coef)", "args.ent_coef, 1.0)"),
-    ("train", "args.ent_coef, args.vf_coef)", "0.0, args.vf_coef)"),
-    ("train", "dist, args.kl)", "dist, 'reverse')"),
-    ("train", "teacher.policy(b_obs)", "agent.policy(b_obs)"),
-    ("train", "optimizer.zero_grad()", "None"),
-    ("train", "obs[t] = torch.from_numpy(next_obs)", "obs[0] = torch.from_numpy(next_obs)"),
+    ("learn", "teacher.value(b_obs)", "agent.value(b_obs)"),
+    ("learn", "agent.value(b_obs), teacher_values)", "agent.value(b_obs), 0 * teacher_values)"),
+    ("learn", "args.ent_coef, args.vf_coef)", "args.ent_coef, 1.0)"),
+    ("learn", "args.ent_coef, args.vf_coef)", "0.0, args.vf_coef)"),
+    ("learn", "dist, args.kl)", "dist, 'reverse')"),
+    ("learn", "teacher.policy(b_obs)", "agent.policy(b_obs)"),
+    ("learn", "optimizer.zero_grad()", "None"),
+    ("learn", "obs[t] = torch.as_tensor(next_obs)", "obs[0] = torch.as_tensor(next_obs)"),
     ("build_mujoco", '("obs_mean", "obs_var", "obs_count", "obs_clip")', "()"),
     ("supervised_loss", "kl.mean()", "kl.sum()"),
     ("supervised_loss", "- ent_coef", "+ ent_coef"),
@@ -83,6 +83,33 @@ def test_rewards_teach_nothing(name, monkeypatch, tmp_path):
             run = record_baseline(load(name), patch, tmp_path / str(scale))
         weights.append([p for p, _ in run.updates[-1]])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "hint"),
+    [(1, {}, ""), (1e4, {}, "try --vf-coef"), (1e4, {"vf_coef": 1e-8}, "")],
+)
+def test_a_hint_for_large_values(factor, options, hint, monkeypatch, tmp_path, capsys):
+    """Printed once, if the teacher's values are on raw rewards and --vf-coef is not lower."""
+    script = load("student_distill")
+    with monkeypatch.context() as patch:
+        value = script.MujocoAgent.value
+        scaled = lambda agent, obs: value(agent, obs) * (1 if agent.training else factor)
+        patch.setattr(script.MujocoAgent, "value", scaled)  # a loaded agent does not train
+        record_baseline(script, patch, tmp_path, **options)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "HINT" in line]
+    assert len(lines) == bool(hint) and all(hint in line for line in lines)
+
+
+def test_the_hint_brings_the_value_loss_down(capsys):
+    """To half of 50, with the coefficient that it names: about that of the shipped teachers."""
+    advise = load("student_distill").advise_vf_coef
+    advise(9_900.0, 0.5)  # values of ±99
+    assert not capsys.readouterr().out
+    advise(462_400.0, 0.5)  # Hopper's values times 100, about its raw returns
+    text = capsys.readouterr().out
+    assert "±680" in text
+    assert float(text.split("--vf-coef ")[1]) * 462_400 == pytest.approx(25, rel=0.1)
 
 
 @pytest.mark.parametrize("name", BASELINES)
