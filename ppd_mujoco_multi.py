@@ -1,7 +1,7 @@
 """PPD with several teachers: one student learns several tasks of a robot, each from its teacher.
 
     python ppd_mujoco_multi.py                         # a cheetah that runs forward and backward
-    python ppd_mujoco_multi.py --env-ids Ant-v4 my_tasks:AntLeft-v4 --teachers a.safetensors b...
+    python ppd_mujoco_multi.py --env-ids Ant-v4 tasks:AntLeft-v4 --teachers runs/ant runs/left
     python ppd_mujoco_multi.py --resume runs/<run>     # continue a stopped run
 
 "Proximal Policy Distillation" (Spigler, TMLR 2025) names this use of PPD, to "combine a number of
@@ -500,8 +500,7 @@ class PairWeights(nn.Module):
 
     def __init__(self, weights: list[float] | None, num_pairs: int):
         super().__init__()
-        weights = torch.ones(num_pairs) if weights is None else torch.tensor(weights)
-        self.register_buffer("values", weights)
+        self.register_buffer("values", torch.tensor(weights or [1.0] * num_pairs).float())
 
     def balance(self, kl: torch.Tensor, pair: torch.Tensor) -> None:
         """Weigh each pair by 1 / its mean KL, scaled to mean 1; takes KL (B,) and its pair (B,).
@@ -1247,8 +1246,8 @@ def make_task_env(env_id: str, columns: np.ndarray) -> gym.Env:
     if len(columns) == 0:
         return env
     box = env.observation_space
-    limits = np.append(box.low, columns), np.append(box.high, columns)
-    space = gym.spaces.Box(*limits, dtype=box.dtype)
+    low, high = [np.append(limit, columns).astype(box.dtype) for limit in (box.low, box.high)]
+    space = gym.spaces.Box(low, high, dtype=box.dtype)
     return gym.wrappers.TransformObservation(env, lambda obs: np.append(obs, columns), space)
 
 

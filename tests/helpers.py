@@ -20,9 +20,10 @@ SUITES = ("mujoco", "atari", "procgen")
 TEACHERS = [f"ppo_teacher_{suite}" for suite in SUITES]
 PPD_SCRIPTS = [f"ppd_{suite}" for suite in SUITES]
 BASELINES = ["student_distill", "teacher_distill"]
-SCRIPTS = [*PPD_SCRIPTS, *TEACHERS, *BASELINES, "ppd_mujoco_lstm"]
-# Every pair of a script and a suite that it trains in; but for ppd_mujoco_lstm.py, all of whose
-# runs are in test_lstm.py, since its agents and rollouts have a state that the others' have not.
+VARIANTS = ["ppd_mujoco_lstm", "ppd_mujoco_multi"]
+SCRIPTS = [*PPD_SCRIPTS, *TEACHERS, *BASELINES, *VARIANTS]
+# Every pair of a script and a suite that it trains in. The variants are missing: all their runs are
+# in test_lstm.py, because agents with memory differ, and in test_multi.py, which needs teachers.
 RUNS = [(name, name.split("_")[-1]) for name in PPD_SCRIPTS + TEACHERS]
 RUNS += [(name, suite) for name in BASELINES for suite in SUITES]
 PAPER_IDS = ["Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Humanoid-v4", "Swimmer-v4"]
