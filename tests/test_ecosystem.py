@@ -84,7 +84,7 @@ def test_a_scripts_block_has_the_requirements_of_what_it_imports(name):
     assert set(parse(block["dependencies"])) <= known
     inside = {canonicalize_name(Requirement(line).name) for line in block["dependencies"]}
     imported = inline_metadata.imported(source) - {"gym_notices"}  # procgen's gym brings it
-    imported -= set(sys.stdlib_module_names)
+    imported -= set(sys.stdlib_module_names) | {name.removesuffix(".py") for name in SCRIPTS}
     imported |= {"tensorboard"} if "torch.utils.tensorboard" in source else set()
     imported |= {"ale_py", "procgen"} if name in ("evaluate.py", "convert.py") else set()
     imported = {canonicalize_name(module) for module in imported}  # named as their distributions
