@@ -47,9 +47,10 @@ spread: .venv/installed-dev  ## copy a change to all scripts: make spread FROM=p
 inline: .venv/installed-dev  ## write each script's requirements at its end, for `uv run`
 	@$(PY) tests/inline_metadata.py
 
+# setuptools is Python's own; Procgen needs glfw 1, which has no wheels for ARM, and MuJoCo takes any.
 constraints:  ## pin what the requirements bring along, after a change of theirs; needs uv
-	uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-emit-package setuptools \
-		$(sort $(REQUIREMENTS) $(DEV_REQUIREMENTS)) --output-file constraints.txt
+	uv pip compile --quiet --universal --python-version 3.10 --no-annotate \
+		--no-emit-package setuptools --no-emit-package glfw $(sort $(REQUIREMENTS) $(DEV_REQUIREMENTS)) --output-file constraints.txt
 
 lint: .venv/installed-dev
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
