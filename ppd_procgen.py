@@ -130,10 +130,13 @@ def clipped_surrogate_loss(ratio, advantages, clip_coef):
     return -torch.min(ratio * advantages, clipped_ratio * advantages).mean()
 
 
-def value_loss(values, returns):
-    """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar."""
-    # mean[ (V(s) − R̂)² ]
-    return nn.functional.mse_loss(values, returns)  # warns if the shapes differ
+def value_loss(values, targets):
+    """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar.
+
+    The targets are returns R̂ in PPO and PPD, and the teacher's values V_T in the two baselines.
+    """
+    # mean[ (V(s) − target)² ]
+    return nn.functional.mse_loss(values, targets)  # warns if the shapes differ
 
 
 def policy_kl(teacher_dist, student_dist, direction):
@@ -220,8 +223,8 @@ class PixelAgent(nn.Module):
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
         """Actions (B,) for raw frames (B, C, H, W): the policy's mode, or samples."""
-        # Scores are computed as in evaluate.py: in float32 and not compiled. With --compile,
-        # `learn` sets self.actor.forward to compiled code, so this calls the class's forward.
+        # Scores are computed as in evaluate.py: in float32 and not compiled. Scripts that have
+        # --compile set self.actor.forward to compiled code; this calls the class's own forward.
         logits = nn.Sequential.forward(self.actor, self.normalize(obs))
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
@@ -505,7 +508,7 @@ class Run(ExitStack):
     def __init__(self, args, subcommand: str = ""):
         """Name the folder of a new run, or read the checkpoint of the run to resume.
 
-        `subcommand` is the first word after the script's name, which only the baselines have.
+        `subcommand` is the suite in `student_distill.py mujoco`; the other scripts have none.
         """
         super().__init__()
         args = plain_args(args)
@@ -590,7 +593,7 @@ class Run(ExitStack):
             print(f"stopped; continue with: {self.command} --resume {self.folder}")
 
     def log(self, metrics: list[dict], scalars: dict, episodes: list) -> None:
-        """Log mean metrics of the minibatches, other scalars, and the episodes that ended.
+        """Log the mean metrics of gradient steps, other scalars, and the episodes that ended.
 
         Raises UserError if a loss or a weight is NaN or infinite, before that is saved.
         """
@@ -665,10 +668,13 @@ class Run(ExitStack):
 
 
 def check_args(args) -> None:
-    """Raises UserError for values that would train nonsense, or fail only at the end."""
+    """Raises UserError for values that would train nonsense, or fail only at the end.
+
+    It knows the flags of all scripts, of which each has some.
+    """
     may_be_0 = {"seed", "gamma", "gae_lambda", "ent_coef", "vf_coef", "pg_coef", "critic_warmup"}
     may_be_0 |= {"distill_lambda", "distill_lambda_final", "eval_every", "save_every"}
-    may_be_0 |= {"start_level"}  # of Procgen
+    may_be_0 |= {"start_level"}
     for name, value in vars(args).items():
         flag = f"--{name.replace('_', '-')}"
         if value in ("", []):  # as from an unset variable of the shell
