@@ -314,7 +314,7 @@ def test_the_folder_of_a_run_will_do(odd, monkeypatch, capsys):
 
 BAD_HEADERS = [
     ({"script": "os"}, "this project has no script os.py"),
-    ({"script": "student_distill", "hidden_sizes": [9]}, "agent.safetensors: no sound mujoco"),
+    ({"script": "student_distill", "hidden_sizes": [9]}, "agent.safetensors: Error(s) in loading"),
     ({"suite": "chess"}, "ppo_teacher_mujoco.py has no agents for chess"),
     ({"suite": "atari", "frame_skip": 4}, "ppo_teacher_mujoco.py has no agents for atari"),
 ]

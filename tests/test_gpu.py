@@ -5,6 +5,7 @@ CUDA graphs do.
 """
 
 import re
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -99,6 +100,7 @@ def gpu(request):
         request.getfixturevalue("pretended_gpu")
     elif not torch.cuda.is_available():
         pytest.skip("no GPU here")
+    return request.param
 
 
 def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
@@ -114,6 +116,24 @@ def test_pretended_gpu_sees_what_a_gpu_would_refuse(pretended_gpu):
             refused()
     with pytest.raises((TypeError, RuntimeError)):
         ours.numpy()
+
+
+class InThisThread:
+    """Stands for ThreadPoolExecutor, in whose thread torch would not know of the pretended GPU."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
 
 
 def act_once(agent, envs, episodes, seed, deterministic=True) -> dict:
@@ -143,6 +163,8 @@ def small_run(name: str, tmp_path, monkeypatch, **options):
 @pytest.mark.filterwarnings("default")  # a real one's are not ours
 def test_one_device_in_every_operation(name, tmp_path, monkeypatch, gpu):
     script, args = small_run(name, tmp_path, monkeypatch, device="cuda:0", save_every=0)
+    if gpu == "pretended":
+        monkeypatch.setattr(script, "ThreadPoolExecutor", InThisThread, raising=False)
     train_in_two_parts(script, args, monkeypatch)
 
 

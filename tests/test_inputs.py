@@ -159,8 +159,11 @@ BAD_TEACHERS = {
         FOREIGN,
         lambda path: torch.save(Malicious(path.with_name("executed")), path),
     ),
-    "not an agent of this version": ("", lambda path: save_agent(torch.nn.Linear(1, 1), path, {})),
-    "agent of this version for mujoco": (
+    "is an agent for None in format None": (
+        "give one for mujoco",
+        lambda path: save_agent(torch.nn.Linear(1, 1), path, {}),
+    ),
+    "in format None; give one for mujoco in format ppd-agent-2": (
         "",
         lambda path: save_file({}, path, {"format": '"ppd-agent-1"', "suite": '"mujoco"'}),
     ),
@@ -173,7 +176,10 @@ BAD_TEACHERS = {
         lambda path: save_changed(path, {"actor.0.weight": np.nan}),
     ),
     "size mismatch": ("", lambda path: save_changed(path, hidden_sizes=[6])),
-    "of this version for mujoco": ("", lambda path: save_changed(path, suite="atari")),
+    "is an agent for atari": (
+        "give one for mujoco",
+        lambda path: save_changed(path, suite="atari"),
+    ),
 }
 
 
@@ -189,7 +195,7 @@ def test_bad_teacher(cause, nothing_written, tmp_path):
 OTHER_GAMES = [
     ("ppd_atari --env-id BreakoutNoFrameskip-v4", "actions"),
     ("student_distill atari --env-id BreakoutNoFrameskip-v4", "actions"),
-    ("ppd_procgen", "for procgen"),
+    ("ppd_procgen", "give one for procgen"),
 ]
 
 

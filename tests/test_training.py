@@ -139,8 +139,9 @@ def start(script, suite, args) -> helpers.Process:
     It waits a little after each rollout, so that a test on busy cores is not too late to stop it.
     """
     code = """
-    import sys, time, pytest
+    import signal, sys, time, pytest
     from helpers import load, shorten_episodes
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     script, suite = load(sys.argv.pop(1)), sys.argv.pop(1)
     shorten_episodes(script, suite, pytest.MonkeyPatch())
     log = script.Run.log
