@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from experiments.job import Job, ask_nvidia, is_finished, is_training
-from experiments.studies import STUDIES, Run, narrow
+from experiments.studies import STUDIES, Run, import_command, narrow
 
 
 class UserError(Exception):
@@ -72,7 +72,9 @@ def select_runs(args: Args) -> list[Run]:
 
 
 def find_teacher(run: Run) -> Path | None:
-    """The trained teacher of a run: a finished run's, or a shipped one of that seed and size."""
+    """The trained teacher of a run: an imported one, a finished run's, or a shipped one."""
+    if run.imported:
+        return run.imported if run.imported.exists() else None
     if run.origin is None:
         return None
     if is_finished(run.origin.run_dir):
@@ -91,7 +93,12 @@ def find_teacher(run: Run) -> Path | None:
 
 
 def check_teachers(runs: list[Run]) -> None:
-    """Raises UserError, with the command that trains them, where students have no teacher yet."""
+    """Raises UserError, with the command that makes them, where students have no teacher yet."""
+    absent = [run.env_id for run in runs if run.imported and not run.imported.exists()]
+    if absent:
+        commands = " && ".join(import_command(env_id) for env_id in dict.fromkeys(absent))
+        source = "beside a clone of DLR-RM/rl-trained-agents"
+        raise UserError(f"{len(absent)} runs have no teacher yet; import it, {source}: `{commands}`")
     missing, commands = [run.origin for run in runs if run.origin and find_teacher(run) is None], []
     for study in dict.fromkeys(teacher.study for teacher in missing):
         teachers = [teacher for teacher in missing if teacher.study == study]

@@ -41,6 +41,14 @@ LOG_STD_SHIFT = -2.0  # of teachers with as little noise as people's have: its Ï
 PIXEL_STEPS = {"coinrun": 10_000_000, "CrazyClimberNoFrameskip-v4": 5_000_000}
 PIXEL_SIGMA = {"coinrun": 0.08, "CrazyClimberNoFrameskip-v4": 0.07}  # they keep 0.55, 0.64
 PIXEL_LAMBDA = {"coinrun": (0, 0.5, 2, 5), "CrazyClimberNoFrameskip-v4": (0,)}
+# Agents of the repository DLR-RM/rl-trained-agents (RL Zoo, MIT licence): folder there, and the steps
+# that the file's header names. Their files are not part of this repository; `zoo_teacher` is where
+# `convert.py import` has to write them.
+ZOO = {
+    "HalfCheetah-v4": ("ppo/HalfCheetah-v3_1", 1_000_448),
+    "Hopper-v4": ("ppo/Hopper-v3_1", 1_000_448),
+    "Walker2d-v4": ("trpo/Walker2d-v3_1", 1_001_472),
+}
 # Arguments that are no part of an experiment: of the machine, and of the run's files.
 OF_THE_MACHINE = {"device", "num_workers", "env_threads", "torch_threads", "compile", "bfloat16"}
 OF_THE_MACHINE |= {"save_every", "log_every", "run_dir", "resume", "teacher", "track"}
@@ -76,6 +84,7 @@ class Run:
     options: dict = field(default_factory=dict, hash=False)
     log_std_shift: float = 0.0  # of the teacher's log Ïƒ; below 0: its actions have less noise
     taught_by: "Run | None" = None  # None: the teachers study's run of the student's own seed
+    imported: Path | None = None  # a teacher's file that no study trains
 
     @property
     def suite(self) -> str:
@@ -115,7 +124,7 @@ class Run:
     @property
     def origin(self) -> "Run | None":
         """The run that trains its teacher, or what an imperfect teacher is made of."""
-        if self.method in ("teacher", "sb3-ppo"):
+        if self.method in ("teacher", "sb3-ppo") or self.imported:
             return None
         return self.taught_by or teacher_run(self.env_id, self.seed)
 
@@ -123,7 +132,7 @@ class Run:
     def teacher(self) -> Path | None:
         """The file that the student learns from: its origin's, or one made of that."""
         if self.origin is None:
-            return None
+            return self.imported
         if not self.imperfections:
             return self.origin.run_dir / "agent.safetensors"
         size = [self.origin.size] if self.origin.size != "same" else []
@@ -272,6 +281,32 @@ def partial() -> list[Run]:
     return runs
 
 
+def zoo_teacher(env_id: str) -> Path:
+    return Path("runs/zoo") / f"{env_id}.safetensors"
+
+
+def import_command(env_id: str) -> str:
+    """The command that writes `zoo_teacher`, run next to a clone of the Zoo's repository."""
+    folder, _ = ZOO[env_id]
+    name = Path(folder).name.removesuffix("_1")
+    folder = f"rl-trained-agents/{folder}"
+    words = ["python convert.py import", f"{folder}/{name}.zip", "--vecnormalize"]
+    words += [f"{folder}/{name}/vecnormalize.pkl", "--env-id", env_id]
+    return " ".join([*words, "--out", str(zoo_teacher(env_id))])
+
+
+def zoo() -> list[Run]:
+    """Not in the paper: students of agents that other people trained with other libraries."""
+    runs, steps = [], {"total-timesteps": 1_000_000}
+    forms = [("ppd", {}), ("ppd", {"no-ratio-gradient": None}), ("student-distill", {})]
+    for seed, env_id, (method, options) in product(SEEDS[:3], ZOO, forms):
+        file = zoo_teacher(env_id)
+        runs.append(
+            Run("zoo", env_id, method, seed, "smaller", options=steps | options, imported=file)
+        )
+    return runs
+
+
 def vary_lambda(study: str, envs: tuple[str, ...], weights: tuple[float, ...]) -> list[Run]:
     runs = []
     for env_id, weight, seed in product(envs, weights, SEEDS):
@@ -295,6 +330,7 @@ STUDIES = {
     "gradient": gradient,
     "pixels": pixels,
     "partial": partial,
+    "zoo": zoo,
 }
 
 
