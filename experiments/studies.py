@@ -62,6 +62,7 @@ MULTI |= {"paper": {"ratio-gradient": None}}
 # Arguments that do not belong to an experiment, but to the machine or to the run's files.
 OF_THE_MACHINE = {"device", "num_workers", "env_threads", "torch_threads", "compile", "bfloat16"}
 OF_THE_MACHINE |= {"save_every", "log_every", "run_dir", "resume", "teacher", "track"}
+OF_THE_MACHINE |= {"teachers", "sb3_distill"}
 
 
 def suite_of(env_id: str) -> str:
