@@ -42,13 +42,16 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
     """A result.json with what the scripts write of a run of a study: a line up to its score."""
     args = {"env_id": run.env_id, "seed": run.seed}
     args["size" if run.method == "teacher" else "student_size"] = run.size
+    (key,) = run.keys
     if run.method == "ppd":
-        args["distill_lambda"] = float(run.options.get("distill-lambda", 1))
-        args["ratio_gradient"] = "no-ratio-gradient" not in run.options
+        args |= {name: key[name] for name in ("distill_lambda", "ratio_gradient")}
+    if run.study == "fade":
+        numbers = {name.replace("-", "_"): value for name, value in run.options.items() if value}
+        args |= {"distill_lambda_final": None} | numbers
     if run.study == "partial":
         args |= {"observe": "positions", "memory": "lstm", "pg_coef": 1.0, "distill_lambda": 1.0}
         args |= {name.replace("-", "_"): value for name, value in run.options.items()}
-        args["ratio_gradient"] = run.key["ratio_gradient"]
+        args["ratio_gradient"] = key["ratio_gradient"]
     if run.study == "pixels":
         args["bfloat16"] = "distill-lambda" not in run.options
     grid = range(1152, steps + 1, 1152)
@@ -62,8 +65,9 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
         result["teacher_score"] = {"mean": teacher_score, "standard_error": 2.0, "episodes": 50}
         if run.suite == "procgen":
             result["score_training"], result["teacher_score_training"] = {"mean": 9}, {"mean": 10}
-        origin = {"env_id": run.env_id, "seed": run.origin.seed, "steps": run.origin.steps}
-        result["teacher"] = origin | {"log_std_shift": run.log_std_shift}
+        result["teacher"] = {"env_id": run.env_id, "log_std_shift": run.log_std_shift}
+        for origin in run.origins:
+            result["teacher"] |= {"seed": origin.seed, "steps": origin.steps}
         if original:
             result["teacher"] |= {"sigma": run.sigma, "original_score": {"mean": original}}
     run_dir = folder / (where or run.run_dir)
