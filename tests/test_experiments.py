@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from filelock import FileLock
 from safetensors.numpy import save_file
 
 from experiments.job import Job, is_finished, is_training
+from experiments.run import find_agent
+from experiments.studies import STUDIES, Run, narrow, teacher_run
 
 ROOT = Path(__file__).parents[1]
 TINY = [sys.executable, str(ROOT / "tests" / "tiny_study.py")]
@@ -90,7 +93,7 @@ def test_interrupted_in_every_way(folder):
     for number in (signal.SIGINT, signal.SIGTERM):
         engine = start_and_see_it_train()
         engine.send_signal(number)
-        assert "go on with: python -m experiments.run tiny" in finish(engine, 130)
+        assert "continue with: python -m experiments.run tiny" in finish(engine, 130)
         assert not is_training(first) and not is_finished(first)
 
     # Killed with its training, then without; another run killed early; two engines then meet.
@@ -217,10 +220,24 @@ WRONG_INPUTS = [
         "--seed 100 && python -m experiments.run pixels --method teacher "
         "--env-id coinrun CrazyClimberNoFrameskip-v4 --seed 100`",
     ),
-    (["nothing"], "study nothing: none of teachers, sizes"),
+    (
+        ["zoo", "--env-id", "Walker2d-v4", "--seed", "100"],
+        "3 runs have no teacher yet; import it, next to a clone of DLR-RM/rl-trained-agents, with "
+        "`python convert.py import rl-trained-agents/trpo/Walker2d-v3_1/Walker2d-v3.zip "
+        "--vecnormalize rl-trained-agents/trpo/Walker2d-v3_1/Walker2d-v3/vecnormalize.pkl "
+        "--env-id Walker2d-v4 --out runs/zoo/Walker2d-v4.safetensors`",
+    ),
+    (  # a teacher for one task, and none for the other
+        ["multi", "--variant", "paper", "--seed", "100"],
+        "1 runs have no teacher yet; train it with `python -m experiments.run teachers --method "
+        "teacher --env-id HalfCheetah-v4 --seed 100 && python -m experiments.run multi --method "
+        "teacher --env-id HalfCheetahBackward-v4 --seed 100`",
+    ),
+    (["nothing"], "study nothing: unknown; give one of teachers, sizes"),
     (["sizes", "--method", "sd"], "which has teacher-distill, student-distill, ppd"),
     (["sizes", "--env-id", "Hopper"], "which has Atlantis"),
-    (["sizes", "--suite", "atari", "--env-id", "Ant-v4"], "fits all these choices"),
+    (["fade", "--variant", "slow"], "which has fade, fade-early, floor"),
+    (["sizes", "--suite", "atari", "--env-id", "Ant-v4"], "matches all these choices"),
     (["tiny", "--cores", "0"], "must be above 0"),
     (["tiny", "--cluster", "slurm", "--sbatch", "main"], "give NAME=VALUE"),
 ]
@@ -233,6 +250,36 @@ def test_wrong_input_is_one_line_and_status_2(folder, arguments, words):
     done = subprocess.run([*TINY, *arguments], cwd=folder, env=environment, capture_output=True)
     assert done.returncode == 2 and not done.stdout
     assert len(done.stderr.splitlines()) == 1 and words in done.stderr.decode()
+
+
+def test_a_shipped_teacher_is_found_by_the_seed_in_its_header(folder, monkeypatch):
+    """Not by its folder's name: of two files, each is the teacher of its own seed."""
+    monkeypatch.chdir(folder)
+    assert find_agent(teacher_run("Hopper-v4", 200)) is None
+    for name, seed in [("seed-200", 200), ("seed-best", 400)]:
+        path = folder / "teachers" / name / "Hopper-v4.safetensors"
+        path.parent.mkdir()
+        header = {"header": json.dumps({"seed": seed})}
+        save_file({"weights": np.zeros(1)}, path, metadata=header)
+    found = [find_agent(teacher_run("Hopper-v4", seed)) for seed in (100, 200, 300, 400)]
+    names = ["", "seed-200/", None, "seed-best/"]
+    assert found == [n if n is None else Path(f"teachers/{n}Hopper-v4.safetensors") for n in names]
+    assert find_agent(Run("teachers", "Hopper-v4", "teacher", 200, "smaller")) is None
+    assert find_agent(Run("sizes", "Hopper-v4", "ppd", 200)) is None  # a student is not shipped
+
+
+def test_a_student_that_is_trained_further_must_be_there_first(folder):
+    """The engine says which command trains it."""
+    shutil.copy(folder / "teachers/Hopper-v4.safetensors", folder / "teachers/Ant-v4.safetensors")
+    arguments = ["fade", "--variant", "init", "init-warmup", "--env-id", "Ant-v4"]
+    remedy = "`python -m experiments.run fade --method student-distill --env-id Ant-v4 --seed 100`"
+    output = finish(start(folder, *arguments), 2)
+    assert f"2 runs have no teacher yet; train it with {remedy}" in output
+    for run in narrow(STUDIES["fade"](), env_id=["Ant-v4"], method=["student-distill"]):
+        (folder / run.run_dir).mkdir(parents=True)
+        (folder / run.run_dir / "result.json").write_text('{"score": {"mean": 1}}')
+    shutil.rmtree(folder / "teachers")
+    assert "teachers --method teacher" in finish(start(folder, *arguments), 2)
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
