@@ -85,8 +85,8 @@ def mean_over_seeds(runs: pd.DataFrame, column: str = "fraction") -> str:
 def score_over_seeds(runs: pd.DataFrame, column: str = "score") -> str:
     """The same for scores, human-normalised on Atari."""
     scores = pd.Series(stats.each(stats.normalize, runs["env_id"], runs[column]), dtype=float)
-    error = scores.sem()
-    return number(scores.mean()) + ("" if np.isnan(error) else f" ± {number(error)}")
+    error, digits = scores.sem(), 0 if scores.mean() >= 100 else 2
+    return number(scores.mean()) + ("" if np.isnan(error) else f" ± {error:.{digits}f}")
 
 
 def with_error(runs: pd.DataFrame, column: str = "fraction") -> str:
