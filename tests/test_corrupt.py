@@ -72,8 +72,8 @@ REFUSED = [
     ({"episodes": 0}, "at least 1"),
     ({"teacher": "corrupted"}, "corrupted already"),
     ({"teacher": "unfinished"}, "no score yet"),
-    ({"out": "."}, "a folder; name a file in it"),
-    ({"out": "/dev/null/x.safetensors"}, "name another file"),
+    ({"out": "."}, "a folder; give a file in it"),
+    ({"out": "/dev/null/x.safetensors"}, "give another file"),
 ]
 
 

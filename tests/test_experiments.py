@@ -120,10 +120,10 @@ def test_interrupted_in_every_way(folder):
 
 
 DAMAGES = [
-    ({"result.json": ""}, 1, "result.json is not whole"),
-    ({"result.json": '{"score": {"me', "training_state.pt": "ok"}, 11, "not whole"),
-    ({"result.json": "[]", "training_state.pt": "ok"}, 11, "not whole"),
-    ({"training_state.pt": "{"}, 1, "damaged; the run starts anew"),
+    ({"result.json": ""}, 1, "result.json is not complete"),
+    ({"result.json": '{"score": {"me', "training_state.pt": "ok"}, 11, "not complete"),
+    ({"result.json": "[]", "training_state.pt": "ok"}, 11, "not complete"),
+    ({"training_state.pt": "{"}, 1, "damaged; the run starts from the beginning"),
     ({"events": "killed before its first checkpoint"}, 1, "--run-dir"),
 ]
 
