@@ -79,7 +79,7 @@ def corrupt(args: Args) -> dict:
     if shift:
         if not agent.action_low.is_floating_point():
             raise UserError(
-                f"--log-std-shift: {args.teacher} has discrete actions, no log σ; leave the flag out"
+                f"--log-std-shift: {args.teacher} has no log σ (discrete actions); leave it out"
             )
         agent.log_std.data += shift
         header["log_std_shift"] = shift

@@ -126,11 +126,12 @@ def draw(panels: list[Panel], points: pd.DataFrame, columns: int = 4, width: flo
 # ------------------------------------------------------------------------------- The report's
 
 
-QUIET = "PPD --no-ratio-gradient"
+PAPERS, QUIET = "PPD (paper's loss)", "PPD --no-ratio-gradient"
 
 
 def of_methods(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     lines = {form: runs[runs["form"] == form] for form in reversed(METHODS)}
+    lines = {PAPERS if form == "ppd" else form: of_form for form, of_form in lines.items()}
     # Its rollouts are the teacher's, so its curve says little about the student (Figure 8).
     lines["teacher-distill (teacher's episodes)"] = lines.pop("teacher-distill")
     if len(quiet := runs[runs["form"] == "ppd --no-ratio-gradient"]):
@@ -297,7 +298,7 @@ def panels_of_zoo(grid: pd.DataFrame) -> list[Panel]:
     """Students of other people's teachers."""
     panels = []
     for env_id, runs in finished(grid[grid["study"] == "zoo"]).groupby("env_id"):
-        names = {"ppd": "PPD (paper's loss)", "ppd --no-ratio-gradient": QUIET}
+        names = {"ppd": PAPERS, "ppd --no-ratio-gradient": QUIET}
         lines = dict([*runs.groupby(runs["form"].replace(names))])
         panels.append(Panel(env_id, lines, {"teacher": 1}, "evaluation_fraction", dots=False))
     return panels

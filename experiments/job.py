@@ -147,7 +147,7 @@ class Job(Checkpointable):
             return self.execute(self.teacher_command, gpu) == 0
 
     def choose_command(self) -> list[str]:
-        """The command to start or to resume. Raises Timeout while another process trains the run."""
+        """The command that starts or resumes. Raises Timeout while another process trains."""
         if self.run_dir.exists():
             with FileLock(self.run_dir / "lock", timeout=0):
                 if (self.run_dir / "result.json").exists() and not is_finished(self.run_dir):
@@ -167,7 +167,7 @@ class Job(Checkpointable):
         settings |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
         settings |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
         with open(self.beside(".log"), "a") as log:
-            process = subprocess.Popen(  # in its own session, so that Ctrl-C reaches the engine only
+            process = subprocess.Popen(  # in its own session: Ctrl-C reaches only the engine
                 [sys.executable, *command], env=os.environ | settings, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip

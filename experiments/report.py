@@ -128,7 +128,7 @@ def rows_of_result(run_dir: Path, result: dict) -> list[dict]:
 
 
 def row_of_result(run_dir: Path, result: dict) -> dict:
-    """A row of runs.csv, but for `study` and `variant`, which result.json does not have."""
+    """A row of runs.csv without `study` and `variant`, which are not in result.json."""
     args, teacher, score = result["args"], result.get("teacher") or {}, result["score"]
     facts = result | {name: teacher[name] for name in teacher if name.startswith("original_")}
     row = {name: facts[name]["mean"] for name in NUMBERS if isinstance(facts.get(name), dict)}
@@ -295,7 +295,7 @@ def report(args: Args) -> None:
     args.results.mkdir(parents=True, exist_ok=True)
     write_table(merge(runs, new_runs), args.results / "runs.csv")
     write_table(merge(curves, new_curves), args.results / "curves.csv")
-    # Everything below comes from the files alone.
+    # Everything below comes from the files only.
     grid, points = stats.make_grid(*read_tables(args.results))
     write_tables(grid, points, args.results)
     draw_figures(grid, points, args.results)

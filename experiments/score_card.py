@@ -1,7 +1,7 @@
 """Ship a finished teacher: `python -m experiments.score_card RUN [RUN …]`.
 
-Copies each run's agent to teachers/<env>.safetensors and its result to teachers/<env>.json; of seeds
-other than 100, to teachers/seed-<seed>/. Then writes teachers/README.md from all of them.
+Copies each run's agent to teachers/<env>.safetensors and its result to teachers/<env>.json. Seeds
+other than 100 go to teachers/seed-<seed>/. Then writes teachers/README.md from all of them.
 """
 
 import importlib

@@ -50,7 +50,7 @@ ZOO = {
 # The teacher's settings of PPO (Table 3), which the students of the study `fade` have, too.
 PPO_SETTINGS = dict.fromkeys(MUJOCO, {"num-steps": 512, "gamma": 0.995})
 PPO_SETTINGS["Hopper-v4"] = {"num-steps": 256, "gamma": 0.995, "ent-coef": 0.01}
-CRITIC_WARMUP = 100_000  # steps in which a distilled student's new critic learns alone
+CRITIC_WARMUP = 100_000  # first steps, in which only the critic learns
 FADE_STEPS = 800_000  # λ reaches its final value here, where it does not fall over the whole run
 # Other tasks of two robots, which `experiments/tasks.py` registers. Each list is one student's.
 CHEETAHS = ("HalfCheetah-v4", "HalfCheetahBackward-v4")
@@ -319,8 +319,8 @@ def pixel_teacher(env_id: str) -> Run:
 def pixels() -> list[Run]:
     """Not in the paper: two games that two cores can train, with smaller networks and fewer steps.
 
-    For each a teacher, a student by each method, PPD with other λ (0 is PPO alone), and a student
-    of the corrupted teacher by each method.
+    Each has a teacher, a student by each method, PPD with other λ (0 is PPO without a teacher), and
+    a student of the corrupted teacher by each method.
     """
     runs = []
     for env_id in PIXEL_STEPS:

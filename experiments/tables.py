@@ -129,22 +129,23 @@ FORMS |= {"ppd": "PPD (paper's loss)", "ppd --no-ratio-gradient": "PPD `--no-rat
 SHORT = {"teacher-distill": "td", "student-distill": "sd", "ppd": "ppd"}
 ALL_STUDENTS = [f"{size} {method}" for size in SIZES for method in SHORT.values()]
 FOUR_GAMES = ENVS | {"atari": IMPERFECT_ATARI}
-NAMES = "td: teacher-distill, sd: student-distill. A dash: no run yet."
-NOTE = (
-    "A student's score over its (original) teacher's; of several environments the geometric "
-    "interquartile mean over (environment, seed) pairs, its 95 % bootstrap interval stratified by "
-    f"environment; n=1: of one seed, so no interval. Procgen: unseen levels, unless said. {NAMES}"
-)
 ERRORS = "of one seed over its episodes, of several over seeds, of two the larger"
-ERROR_NOTE = (
-    "A student's score over its (original) teacher's; ±: standard error, of one seed over its "
-    f"episodes, of several over seeds, of two the larger; a teacher's own is in none. {NAMES}"
+NAMES = "td: teacher-distill, sd: student-distill, ppd: PPD (paper's loss). A dash: no run."
+NOTE = (
+    "A student's score over its (original) teacher's. For several environments: the geometric "
+    "interquartile mean over (environment, seed) pairs, and its 95 % bootstrap interval, "
+    "stratified by environment. n=1: one seed, so no interval. Procgen: unseen levels, except where"
+    f" the row says otherwise. {NAMES}"
 )
-COUNT_NOTE = "n: the runs of a cell, where its line has more seeds."
+ERROR_NOTE = (
+    f"A student's score over its (original) teacher's. ±: standard error ({ERRORS}); the teacher's "
+    f"own error is not part of it. {NAMES}"
+)
+COUNT_NOTE = "n: the runs of a cell, where its row has more seeds."
 STEPS_NOTE = (
-    "Steps to 90 %: the first evaluation during training, of deterministic actions on MuJoCo and "
-    "Atari, that reaches 90 % of the teacher's score; the median over runs, a run that never does "
-    "counting as the slowest; in brackets, how many of the runs do."
+    "Steps to 90 %: when an evaluation during training first reaches 90 % of the teacher's score. "
+    "Evaluations are of deterministic actions, on Procgen of sampled ones. The cell has the median "
+    "over runs, where a run that never gets there is the slowest, and how many runs get there."
 )
 
 
@@ -249,7 +250,8 @@ def table_mujoco(grid, points):
     ours = students(grid, "sizes", MUJOCO, SIZES, cell)
     theirs = [f"{mean:.2f}" for size in SIZES for mean, *_ in paper.TABLE_1["mujoco"][size]]
     rows += compare(["all four"], ["", "", *ours], ["", "", *theirs])
-    text = f"{NOTE} {COUNT_NOTE} The paper's in an environment: its mean scores divided (Table 5)."
+    text = f"{NOTE} ±: standard error over seeds. {COUNT_NOTE} The paper's numbers for one "
+    text += "environment are its mean scores, divided (its Table 5)."
     header = ["environment", "", "seeds", "teacher's score", *ALL_STUDENTS]
     return "MuJoCo: teachers, and students as a fraction of them", text, header, rows
 
@@ -283,7 +285,7 @@ def table_imperfect_mujoco(grid, points):
         rows += [[name, *facts, *ours]] if len(finished(runs)) else []
     title = "Imperfect teachers on MuJoCo, larger students, as a fraction of the original teacher"
     header = ["environment", "seeds", "σ", "original score", "corrupted teacher", *SHORT.values()]
-    text = f"{ERROR_NOTE} {COUNT_NOTE} All four: the geometric interquartile mean."
+    text = f"{ERROR_NOTE} {COUNT_NOTE} The last row: the geometric interquartile mean."
     return title, text, header, rows
 
 
@@ -297,8 +299,8 @@ def table_7(grid, points):
         ours += [aggregate(select(grid, "ppo-baseline", envs), "fraction" + levels)]
         ours += students(grid, "sizes", envs, ["larger"], aggregate, "fraction" + levels)
         rows += compare([name], ours, numbers)
-    text = f"{NOTE} ppo: PPD's settings with λ = 0. Teachers' scores are aggregated as all else. "
-    text += "(Both assumed; the mean of Table 5 is another score.) The four games of Table 2."
+    text = f"{NOTE} ppo: PPD's settings with λ = 0 (assumed). Teachers' scores are aggregated like "
+    text += "the fractions (assumed). Atari: the four games of Table 2."
     header = ["suite", "", "teacher's score", "ppo", *SHORT.values()]
     return "Table 7: PPO without a teacher, larger students", text, header, rows
 
@@ -327,7 +329,7 @@ def table_steps(grid, points):
 
 
 def table_sb3(grid, points):
-    """Our teachers beside SB3's PPO at the same settings, seed by seed."""
+    """Our teachers and SB3's PPO with the same settings, seed by seed."""
     rows = []
     for theirs in finished(grid[grid["study"] == "sb3-ppo"]).to_dict("records"):
         ours = select(grid, "teachers", [theirs["env_id"]], seed=theirs["seed"])
@@ -336,19 +338,21 @@ def table_sb3(grid, points):
         scores = map(number, [theirs["score"], at_4_m, ours["score"].mean()])
         rows.append([theirs["env_id"], str(theirs["seed"]), *scores])
     header = ["environment", "seed", "SB3, 4 M steps", "ours, 4 M steps", "ours, 10 M steps"]
-    text = "Episode returns of deterministic actions: 50 episodes at the end of a run, 10 in "
-    text += "between, which are those of our teacher after 4 M of its 10 M steps."
+    text = (
+        "Episode returns of deterministic actions: 50 episodes at the end of a run. Our teacher's "
+    )
+    text += "score after 4 M of its 10 M steps is of 10 episodes."
     return "Our PPO and SB3's, at the same settings", text, header, rows
 
 
 GRADIENT_NOTE = (
-    "PPD as in Equation 2, and with the ratio detached in the KL's weight (`--no-ratio-gradient`); "
-    f"all students have the teachers of seed 100, sound or imperfect. {ERROR_NOTE} Steps: mean; a "
-    "run that never gets there counts with all of its steps; in brackets, how many do. Area: mean "
-    "of the evaluations on the way, over the teacher's score. coinrun's evaluations all play the "
-    "same 20 levels, so its steps and area say little. Differences: mean over common seeds, at "
-    "least three, and a bootstrap interval over these few, of 95 % by name: it covers about 83 % "
-    "for five seeds and 75 % for three, of which it is the range."
+    "Equation 2: PPD (paper's loss). r detached: PPD `--no-ratio-gradient`. All students have the "
+    f"teachers of seed 100, original or corrupted. {ERROR_NOTE} Steps: the mean, to which a run "
+    "that never gets there adds all of its steps; in brackets, how many get there. Area: mean of "
+    "the evaluations on the way, over the teacher's score. coinrun's evaluations all play the same "
+    "20 levels, so its steps and area say little. Differences: mean over common seeds, at least "
+    "three, and a 95 % bootstrap interval. With so few seeds the interval is too narrow: it covers "
+    "about 83 % for five seeds, and 75 % for three, whose range it is."
 )
 
 
@@ -378,10 +382,10 @@ def table_gradient(grid, points):
 
 
 PIXELS_NOTE = (
-    "Smaller networks throughout, seed 100; the teacher is not the paper's network and had fewer "
-    "steps. Score: on unseen levels of Procgen, human-normalised on Atari. The paper's: smaller "
-    f"students of its teachers, five seeds (Table 5), which are larger networks. {ERROR_NOTE} "
-    "Atari's games, played without noise, repeat each other, so that their ± is too small."
+    "Teachers and students are smaller networks, of seed 100; our teachers had fewer steps than "
+    "the paper's. Score: on unseen levels of Procgen, human-normalised on Atari. The paper's score "
+    "is of smaller students of its teachers, which are larger networks (Table 5, five seeds). "
+    f"{ERROR_NOTE} Episodes of Atari without noise repeat each other, so their ± is too small."
 )
 
 
@@ -412,10 +416,10 @@ def table_partial(grid, points):
             rows.append([*facts, score, steps_to_90_percent(runs), area])
     header = ["environment", "student", "seeds", "score", "of the teacher's score"]
     text = (
-        "Students of `ppd_mujoco_lstm.py`; distillation alone: `--pg-coef 0`, PPO: λ = 0. All have "
-        "the teachers of seed 100, which see velocities as well, and the ratio detached "
-        f"(`--no-ratio-gradient`) but where Equation 2 is said. {ERROR_NOTE} {STEPS_NOTE} Area: "
-        "mean of the evaluations on the way, over the teacher's score."
+        "Students of `ppd_mujoco_lstm.py`. Distillation alone: `--pg-coef 0`; PPO: λ = 0. All have "
+        "the teachers of seed 100, which also see velocities. Equation 2: PPD (paper's loss); all "
+        f"others have `--no-ratio-gradient`. {ERROR_NOTE} {STEPS_NOTE} Area: mean of the "
+        "evaluations on the way, over the teacher's score."
     )
     return "Students that see positions alone", text, [*header, "steps to 90 % of it", "area"], rows
 

@@ -1,4 +1,4 @@
-"""The engine on this machine: interrupted in every way, each run is trained once and whole."""
+"""The engine on this machine: however it is interrupted, each run is trained once, to its end."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ RUN = "runs/{}/Hopper-v4__ppd__smaller__distill-lambda-{}__total-timesteps-{}__1
 
 @pytest.fixture
 def folder(tmp_path):
-    """It has a shipped teacher of Hopper, seed 100, and no runs."""
+    """A folder with a shipped teacher of Hopper, seed 100, and no runs."""
     (tmp_path / "teachers").mkdir()
     teacher = tmp_path / "teachers" / "Hopper-v4.safetensors"
     save_file({"weights": np.zeros(1)}, teacher, metadata={"header": '{"seed": 100}'})
@@ -37,10 +37,10 @@ def folder(tmp_path):
 
 
 def start(folder, *arguments, **environment):
-    """The engine, in a process group of its own so that it alone gets a signal."""
+    """Start the engine in its own process group, so that only it gets a signal."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     pipes |= {"cwd": folder, "env": ENVIRONMENT | environment, "start_new_session": True}
-    # Tests that run in a shell's background ignore Ctrl-C, and so would what they start.
+    # Tests in the background of a shell ignore Ctrl-C, and their children would, too.
     hear_ctrl_c = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([*TINY, *arguments], preexec_fn=hear_ctrl_c, **pipes)
 
@@ -70,7 +70,7 @@ def steps(run):
 
 
 def assert_trained(run, times, total):
-    """Whole, by so many processes one after another, each from where the last had saved."""
+    """Trained to its end by `times` processes, each from where the one before had saved."""
     assert is_finished(run) and not is_training(run)
     parts = [[*part] for _, part in itertools.groupby(steps(run), key=lambda pair: pair[0])]
     assert len(parts) == times == len({part[0][0] for part in parts})
@@ -96,7 +96,8 @@ def test_interrupted_in_every_way(folder):
         assert "continue with: python -m experiments.run tiny" in finish(engine, 130)
         assert not is_training(first) and not is_finished(first)
 
-    # Killed with its training, then without; another run killed early; two engines then meet.
+    # The engine is killed with its training, then without; another run is killed early; then two
+    # engines run at the same time.
     engine = start_and_see_it_train()
     engine.kill()
     finish(engine, -signal.SIGKILL)
@@ -114,7 +115,7 @@ def test_interrupted_in_every_way(folder):
     assert_trained(second, 1, 300)
     assert "cores" in first.with_name(f"{first.name}.hardware.json").read_text()
 
-    before = log_of(first)  # what is finished is left alone
+    before = log_of(first)  # a finished run is not touched
     finish(start(folder, "tiny"), 1)
     assert log_of(first) == before
 
@@ -129,7 +130,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("files", "first_step", "words"), DAMAGES)
-def test_damaged_runs_are_mended(folder, files, first_step, words):
+def test_damaged_runs_are_repaired(folder, files, first_step, words):
     run = folder / RUN.format("brief", 1, 20)
     run.mkdir(parents=True)
     for name, text in files.items():
@@ -140,7 +141,7 @@ def test_damaged_runs_are_mended(folder, files, first_step, words):
 
 
 def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
-    """Nor moved where its checkpoint is another by now, or another process trains it."""
+    """It is not moved if its checkpoint has changed, or if another process trains it."""
     job = Job(tmp_path / "run", [], [])
 
     def damage():
@@ -158,7 +159,7 @@ def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
 
 
 def test_slurm_can_requeue_a_job(tmp_path):
-    """Where its time is up, submitit asks for what to submit again: the job itself."""
+    """When its time is up, submitit asks the job what to submit again: the job itself."""
     job = Job(tmp_path / "run", [], [])
     again = job.checkpoint()
     assert again.function is job and not again.args and not again.kwargs
@@ -189,7 +190,7 @@ def test_each_worker_has_its_gpu_and_cores(folder, flags, variable, gpus):
     assert {result["MALLOC_MMAP_MAX_"] for result in results} == {"0"}
 
 
-def test_a_run_in_other_hands_is_left_alone(tmp_path):
+def test_a_run_that_another_process_trains_is_not_touched(tmp_path):
     job = Job(tmp_path / "run", ["nowhere.py"], [])
     job.run_dir.mkdir()
     with FileLock(job.run_dir / "lock"), ThreadPoolExecutor() as pool:

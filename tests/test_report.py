@@ -1,4 +1,4 @@
-"""Tables and figures come from the committed CSV files alone, and say what they rest on."""
+"""Tables and figures come from the committed CSV files only, and say what they rest on."""
 
 import gzip
 import json
@@ -24,14 +24,14 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_committed_results_are_made_anew_from_the_csv_files(tmp_path):
+def test_committed_results_are_made_again_from_the_csv_files(tmp_path):
     for path in RESULTS.glob("*.csv*"):
         shutil.copy(path, tmp_path)
     make_report(tmp_path / "no-runs", tmp_path)
     made, committed = contents(tmp_path), contents(RESULTS)
     assert made.keys() == committed.keys() and {"runs.csv", "hopper.png"} <= made.keys()
     for name in made:
-        if name.endswith(".png"):  # another processor rounds otherwise
+        if name.endswith(".png"):  # another processor rounds differently
             ours, theirs = (matplotlib.image.imread(d / name) for d in (tmp_path, RESULTS))
             assert ours.shape == theirs.shape and np.abs(ours - theirs).mean() < 0.01, name
         else:
@@ -39,7 +39,7 @@ def test_committed_results_are_made_anew_from_the_csv_files(tmp_path):
 
 
 def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448, where=None):
-    """A result.json with what the scripts write of a run of a study: a line up to its score."""
+    """A result.json as the scripts write it; the return grows in a straight line to the score."""
     args = {"env_id": run.env_id, "seed": run.seed}
     args["size" if run.method == "teacher" else "student_size"] = run.size
     (key,) = run.keys
@@ -120,7 +120,7 @@ def choose(study, **choices):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    # PPD, larger: both seeds in all four environments; Humanoid scores nothing. TD: one run.
+    # PPD, larger: two seeds in all four environments; Humanoid scores below 0. TD: one run.
     for run in choose("sizes", method=["ppd"], size=["larger"], seed=[100, 200]):
         save(folder, run, -5 if run.env_id == "Humanoid-v4" else 1000 + run.seed, 1000)
     save(folder, choose("sizes", method=["teacher-distill"], size=["same"])[0], 900, 1000)
@@ -139,7 +139,9 @@ def results(tmp_path_factory):
     teacher, other, short = choose("teachers", env_id=["Ant-v4"])[:3]
     save(folder, teacher, 3000, steps=10_000_000)
     save(folder, short, 2000, steps=5_000_000)
-    save(folder, other, 4000, steps=10_000_000, where="runs/mine")  # by hand, by any name
+    save(
+        folder, other, 4000, steps=10_000_000, where="runs/mine"
+    )  # trained by hand, with another folder
     make_report(folder / "runs", folder / "results")
     return folder / "results"
 
@@ -181,14 +183,14 @@ def test_tables_of_a_few_runs(results):
 
 
 def test_tables_of_imperfect_teachers_lambda_and_the_gradient(results):
-    # Of one seed the error is the episodes', in raw scores 2 of the teacher's and 1 of a student's.
+    # With one seed the error is over episodes: in raw scores 2 for the teacher, 1 for a student.
     ours = cells(results / "imperfect_mujoco.md", "Hopper-v4", "100", "0.1", "1200")
     assert ours == ["0.333 ± 0.002"] + ["0.500 ± 0.001"] * 3
     assert cells(results / "imperfect_mujoco.md", "all four") == [""] * 3 + ["–"] * 4
-    # λ = 0 has a second seed, of 0.7 beside 1.5: mean 1.1, standard error 0.4.
+    # λ = 0 has two seeds, 1.5 and 0.7: mean 1.1, standard error 0.4.
     ours = cells(results / "lambda_mujoco.md", "Hopper-v4", "100, 200", "of the teacher's score")
     assert ours == ["1.100 ± 0.400"] + ["1.500 ± 0.001 n=1"] * 4
-    # The second seed never has 90 %, nor then has the median of the two.
+    # The second seed never reaches 90 %, and so the median of the two does not.
     steps = cells(results / "lambda_mujoco.md", "", "", "steps to 90 % of it")
     assert steps == ["never (1 of 2)"] + ["1.20 M (1 of 1)"] * 4
     form = cells(results / "gradient.md", "Ant-v4, smaller", "r detached", "100, 200, 300")
@@ -370,8 +372,8 @@ def test_runs_are_merged_in_the_same_order_and_the_unusable_left_out(results, tm
     shutil.copytree(results, tmp_path / "again")
     ant, *others = choose("sizes", env_id=["Ant-v4"], method=["ppd"])
     save(tmp_path, ant, 700, 1000)
-    anew = choose("sizes", method=["ppd"], size=["larger"])[0]
-    save(tmp_path, anew, 1300, 1000)
+    newer = choose("sizes", method=["ppd"], size=["larger"])[0]
+    save(tmp_path, newer, 1300, 1000)
     halved, empty, text, wrong, deaf, stranger = others[:6]
     for run in (halved, empty, text, wrong, deaf):
         save(tmp_path, run, np.nan if run is deaf else 700, 1000)
@@ -381,7 +383,7 @@ def test_runs_are_merged_in_the_same_order_and_the_unusable_left_out(results, tm
     (tmp_path / text.run_dir / "result.json").write_text('["score"]')
     path = tmp_path / wrong.run_dir / "result.json"
     path.write_text(path.read_text().replace('"steps": 2000448', '"steps": "many"'))
-    save(tmp_path, anew, 5, 1000, where=f"{anew.run_dir}.other")
+    save(tmp_path, newer, 5, 1000, where=f"{newer.run_dir}.other")
     save(tmp_path, stranger, 700, 1000, where="runs/tried/by-hand")
     make_report(tmp_path / "runs", tmp_path / "again")
     output = capsys.readouterr().out
@@ -396,7 +398,7 @@ def test_runs_are_merged_in_the_same_order_and_the_unusable_left_out(results, tm
 
 
 def test_runs_with_other_hyperparameters_are_left_out(results, tmp_path, capsys):
-    """And named; what is of the machine may differ, and there may be no git."""
+    """The report names the arguments. Those of the machine may differ, and git may be missing."""
     shutil.copytree(results, tmp_path / "again")
     runs = choose("sizes", method=["ppd"], size=["smaller"])[:3]
     changes = [{"learning_rate": 0.1}, {"hidden_sizes": [8]}, {"num_workers": 7, "gamma": 0.999}]
@@ -429,7 +431,7 @@ def test_a_run_of_sb3_must_be_as_long_as_the_studys(tmp_path):
 
 
 def test_students_of_other_teachers_are_left_out(results, tmp_path, capsys):
-    """And named: a teacher trained for less, of another network or seed, or with other noise."""
+    """The report says how: fewer steps, another network or seed, or other noise."""
     shutil.copytree(results, tmp_path / "again")
     runs = choose("sizes", method=["ppd"], size=["smaller"], seed=[100])[:4]
     runs += choose("imperfect-mujoco", method=["ppd"], seed=[200])[:1]

@@ -235,7 +235,7 @@ def test_an_imperfect_teacher_is_scored_where_its_students_train():
 
 
 class Waiting:
-    """Stands for a job: it is not over before its test is."""
+    """Takes the place of a job: it lasts until its test ends."""
 
     def __init__(self, run_dir, over: Event):
         self.run_dir, self.over = run_dir, over
@@ -249,7 +249,7 @@ class Waiting:
     [
         ("pixels", {"device": "cuda"}, 8),
         ("pixels", {"device": "cuda", "workers": 3}, 3),
-        ("pixels", {}, 8),  # frames are computed on a GPU where there is one
+        ("pixels", {}, 8),  # Atari and Procgen use a GPU if there is one
         ("pixels", {"device": "cpu"}, 16),
         ("gradient", {"suite": ("mujoco",), "cores": 8}, 2),
         ("lambda-mujoco", {}, 16),
@@ -257,7 +257,7 @@ class Waiting:
     ],
 )
 def test_a_gpu_is_not_given_a_run_for_each_core(study, flags, at_once, monkeypatch, tmp_path):
-    """Two GPUs and 16 cores: four runs each, unless a user knows better."""
+    """With two GPUs and 16 cores, four runs for each GPU; --workers overrides it."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("experiments.run.ask_nvidia", lambda column: ["0", "1"])
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(16))
@@ -269,7 +269,7 @@ def test_a_gpu_is_not_given_a_run_for_each_core(study, flags, at_once, monkeypat
 
 
 def test_a_list_of_commands_may_be_read_in_part():
-    """As `| head` does; a list that fits no pipe."""
+    """As `| head` does, with a list that is longer than a pipe's buffer."""
     command = [sys.executable, "-m", "experiments.run", "sizes", "--dry-run"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with Process(command, cwd=ROOT, **pipes) as process:
