@@ -173,7 +173,10 @@ def panels_of_suites(grid: pd.DataFrame) -> list[Panel]:
     for suite, envs in ENVS.items():
         runs = select(grid, "sizes", envs)
         for size in SIZES if len(finished(runs)) else ():
-            lines = of_methods(runs[(runs["size"] == size) & runs["fraction"].notna()])
+            own = runs[(runs["size"] == size) & runs["fraction"].notna()]
+            # A mean of fewer environments than the others' could not be compared with them.
+            count = own["env_id"].nunique()
+            lines = {k: v for k, v in of_methods(own).items() if v["env_id"].nunique() == count}
             panels.append(Panel(f"{suite}, {size}", lines, {"teacher": 1}, "fraction", dots=False))
     return panels
 

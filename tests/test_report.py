@@ -472,6 +472,16 @@ def test_figures_are_drawn_for_what_there_is(results):
     assert (lines["imperfect teacher"], lines["original teacher"]) == (400, 1200)
 
 
+def test_a_suites_panel_leaves_out_a_method_that_lacks_an_environment(results):
+    grid, points = stats.make_grid(*report.read_tables(results))
+    panels = {panel.title: panel.lines for panel in curves.panels_of_suites(grid)}
+    assert [*panels["mujoco, same"]] == ["teacher-distill (teacher's episodes)"]
+    assert {*panels["mujoco, larger"]} == {curves.PAPERS, curves.QUIET}
+    lost = (grid["form"] == "ppd --no-ratio-gradient") & (grid["env_id"] == "Hopper-v4")
+    panels = {panel.title: panel.lines for panel in curves.panels_of_suites(grid[~lost])}
+    assert {*panels["mujoco, larger"]} == {curves.PAPERS}
+
+
 def test_a_teachers_band_is_one_deviation(results):
     """Figures 3 to 5: two seeds, of which the second ends 1000 higher."""
     grid, points = stats.make_grid(*report.read_tables(results))
