@@ -117,7 +117,7 @@ def draw(panels: list[Panel], points: pd.DataFrame, columns: int = 4, width: flo
         entries |= dict(zip(labels, handles, strict=True))
     for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
         labels = {"fraction": "fraction of teacher, in training", "score": "return in training"}
-        axes.set_ylabel(labels.get(panel.unit, "fraction of teacher, evaluations"))
+        axes.set_ylabel(labels.get(panel.unit, "fraction of teacher"))
     ncols = max(1, int(figure.get_figwidth() / 2.8))
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=ncols, fontsize=8)
     return figure

@@ -27,7 +27,8 @@ from submitit.helpers import Checkpointable
 def is_finished(run_dir: Path) -> bool:
     """Whether there is a complete result.json; an empty or truncated one does not count."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        return bool(json.loads((run_dir / "result.json").read_bytes())["score"])
+        result = json.loads((run_dir / "result.json").read_bytes())
+        return bool(result["scores" if "scores" in result else "score"])  # of several tasks, or one
     return False
 
 

@@ -51,6 +51,8 @@ NUMBERS = (
     "original_score_training", "steps_to_90_percent", "hours", "steps_per_second",
 )  # fmt: skip
 TEXTS = ("precision", "hardware", "git_commit", "versions", "warnings", "run")
+PACKAGES = {"python", "torch", "numpy", "gymnasium", "mujoco", "ale-py", "stable-baselines3"}
+PACKAGES |= {"procgen", "procgen-mirror"}  # packages whose versions matter for a run
 RUNS = KEYS | dict.fromkeys(NUMBERS, "float64") | dict.fromkeys(TEXTS, "string")
 CURVES = KEYS | dict.fromkeys(("step", "training_return", "evaluation"), "float64")
 
@@ -155,7 +157,8 @@ def row_of_result(run_dir: Path, result: dict) -> dict:
     note = run_dir.with_name(run_dir.name + ".hardware.json")  # written by the engine
     found = json.loads(note.read_text()) if note.exists() else {}
     row["hardware"] = result.get("hardware") or found.get("hardware")
-    row["versions"] = " ".join(f"{name}={value}" for name, value in result["versions"].items())
+    versions = {n: v for n, v in result["versions"].items() if n in PACKAGES}
+    row["versions"] = " ".join(f"{name}={version}" for name, version in versions.items())
     row["warnings"] = " ".join(result.get("warnings", []))
     row |= {name: " ".join(str(row[name] or "").split()) or None for name in TEXTS}  # one line
     return {name: shorten(row.get(name)) if name in NUMBERS else row.get(name) for name in RUNS}

@@ -158,6 +158,23 @@ def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
     assert job.run_dir.exists() and not (tmp_path / "run.damaged3").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "finished"),
+    [
+        ('{"score": {"mean": 1.0}}', True),
+        ('{"scores": {"Ant-v4": {"mean": 1.0}}}', True),
+        ('{"scores": {}}', False),
+        ('{"steps": 7}', False),
+        ('["score"]', False),
+        ('{"score": {"mea', False),
+    ],
+)
+def test_a_run_is_finished_when_it_has_its_scores(tmp_path, text, finished):
+    """One score, or one for each of several tasks."""
+    (tmp_path / "result.json").write_text(text)
+    assert is_finished(tmp_path) == finished
+
+
 def test_slurm_can_requeue_a_job(tmp_path):
     """When its time is up, submitit asks the job what to submit again: the job itself."""
     job = Job(tmp_path / "run", [], [])

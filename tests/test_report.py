@@ -57,7 +57,8 @@ def save(folder, run, score, teacher_score=None, original=None, steps=2_000_448,
     result["curve"] = [[step, score * step / steps, 2] for step in grid]
     result["evaluations"] = [[step, score * step / steps, 1] for step in grid][::87]
     result |= {"seconds": 3600.0, "steps_per_second": 555.5, "git_commit": "abc"}
-    result |= {"versions": {"python": "3.11", "torch": "2"}, "teacher": None}
+    versions = {"python": "3.11", "pip": "26", "torch": "2"}  # pip has no effect on a run
+    result |= {"versions": versions, "teacher": None}
     if teacher_score:
         result["teacher_score"] = {"mean": teacher_score, "standard_error": 2.0, "episodes": 50}
         if run.suite == "procgen":
@@ -94,7 +95,7 @@ def save_multi(folder, run, scores, teacher_scores):
     """A run of several tasks: scores, teachers and evaluations of each, curves of all together."""
     tasks = [task.env_id for task in run.tasks]
     args = {"env_ids": [f"some.module:{task}" for task in tasks], "seed": run.seed}
-    args |= {"student_size": run.size, "kl": "forward", "pg_coef": 1.0, "weights": []}
+    args |= {"student_size": run.size, "kl": "forward", "pg_coef": 1.0, "weights": None}
     args |= {"distill_lambda": run.keys[0]["distill_lambda"]}
     args |= {"ratio_gradient": run.keys[0]["ratio_gradient"], "total_timesteps": run.steps}
     given = {name.replace("-", "_"): value for name, value in run.options.items()}
