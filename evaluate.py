@@ -4,17 +4,18 @@
     python evaluate.py runs/*/agent.safetensors --episodes 20
     python evaluate.py teachers/Hopper-v4.safetensors --episodes 1 --video videos
 
-Whole episodes, raw returns, a fixed quota of episodes per environment slot; deterministic actions
-on MuJoCo and Atari, sampled ones on Procgen (Appendix A.3). An Atari episode is a whole game, all
-lives; Procgen is played on unseen levels unless --levels says otherwise. With the default seed and
-the run's own number of episodes it repeats the final score of the run that wrote the checkpoint,
-number for number, on the same CPU, software and threads.
+A score is the mean return of whole episodes, with raw rewards; each environment plays a fixed
+number of them. Actions are deterministic on MuJoCo and Atari, and sampled on Procgen (Appendix
+A.3). An Atari episode is a whole game with all its lives. Procgen is played on unseen levels unless
+--levels says otherwise. With the run's own seed and number of episodes, the final score of that run
+is repeated number for number, on the same CPU with the same software and threads.
 """
 
 import importlib
 import json
 import os
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,89 +26,67 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from safetensors import SafetensorError, safe_open
-
-SETTINGS = {  # what a checkpoint says of its environments, beside their name, and what it may say
-    "mujoco": {"seed": range(2**30 + 1)},
-    "atari": {"seed": range(2**30 + 1), "frame_skip": range(1, 2**10 + 1)},
-    "procgen": {
-        "seed": range(2**30 + 1), "distribution_mode": ("easy", "hard"),
-        "num_levels": range(1, 2**31), "start_level": range(2**31),
-    },
-}  # fmt: skip
+from safetensors import safe_open
 
 
 class UserError(Exception):
-    """Something a user can cause and mend: one line on stderr, exit status 2."""
+    """A mistake that the user can fix: `main` prints it in one line, without a traceback."""
 
 
 @dataclass
 class Args:
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # one or more agent.safetensors
-    episodes: int | None = None  # whole episodes of each; unset: 50, or 200 on Procgen (A.3)
-    levels: Literal["unseen", "training"] = "unseen"  # of Procgen
-    actions: Literal["likeliest", "sampled"] | None = None  # unset: the protocol's, as above
-    env_id: str | None = None  # play in this one, a module:Id too; unset: the file's own
-    seed: int | None = None  # of a run, which is scored from 10,000 above it; unset: the file's own
-    device: Literal["cpu", "cuda"] = "cpu"  # of networks; to repeat a score take that of the run
-    video: str | None = None  # also film one episode of each into this folder, as mp4
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # agent.safetensors or run folder
+    episodes: int | None = None  # whole episodes of each; default: 50, on Procgen 200 (A.3)
+    levels: Literal["unseen", "training"] = "unseen"  # levels of Procgen
+    actions: Literal["deterministic", "sampled"] | None = None  # default: by the protocol above
+    env_id: str | None = None  # environment to play in, also module:Id; default: the agent's own
+    seed: int | None = None  # seed of the run; its score starts from 10,000 above it
+    device: Literal["cpu", "cuda"] = "cpu"  # to repeat a score, give the run's own device
+    video: str | None = None  # folder for films: one episode of each checkpoint, as mp4
 
 
-def read_header(path: str) -> dict:
-    """What a checkpoint says of itself, and the script that wrote it. Raises UserError."""
+def refuse_empty_values(args) -> None:
+    """Raises UserError for an empty text, most often an unset variable of the shell."""
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not text.strip():
+                raise UserError(f"--{name.replace('_', '-')}: the value is empty; give one")
+
+
+def read_header(path: str | Path) -> dict:
+    """The header of a checkpoint, written by a script of this project. Raises UserError."""
     try:
         with safe_open(path, framework="np") as file:
-            header = json.loads(file.metadata()["header"])
-        folder = Path(__file__).parent  # scripts may be copied: ppd_mine.py
+            metadata = file.metadata() or {}
+        if "header" not in metadata:
+            raise ValueError("the file has no header")
+        header = json.loads(metadata["header"])
+        folder = Path(__file__).parent  # your own copy of a script counts, as in ppd_mine.py
         scripts = [*folder.glob("pp[do]_*.py"), *folder.glob("*_distill.py")]
-        if header["script"] not in [path.stem for path in scripts]:
-            raise ValueError(f"no script of this project is called {header['script']}")
-        if header["suite"] not in SETTINGS:
-            raise ValueError(f"its suite is {header['suite']}")
-        for name, sound in SETTINGS[header["suite"]].items():
-            if type(header[name]) not in (int, str) or header[name] not in sound:
-                raise ValueError(f"its {name} is {header[name]}")
-    except (OSError, SafetensorError, RecursionError, ValueError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: no agent of this project and version: {reason}") from error
+        if header["script"] not in [script.stem for script in scripts]:
+            raise ValueError(f"this project has no script {header['script']}.py")
+    except Exception as error:  # a file from elsewhere can be wrong in any way
+        advice = "import the policy of another library with convert.py"
+        raise UserError(f"{path}: not an agent of this project ({error}); {advice}") from error
     return header
 
 
-def load(path: str):
-    """The script that wrote a checkpoint, the agent and the header. Raises its UserError."""
+def load(path: str | Path):
+    """The script that wrote a checkpoint, the agent and its header. Raises UserError."""
+    path = Path(path)
+    path = path / "agent.safetensors" if path.is_dir() else path
     header = read_header(path)
     script = importlib.import_module(header["script"])
     kind = "partial" if "memory" in header else header["suite"]
-    if not hasattr(script, f"load_{kind}_agent"):
+    load_agent = getattr(script, f"load_{kind}_agent", None)
+    if load_agent is None:
         raise UserError(f"{path}: {header['script']}.py has no agents for {kind}")
-    return script, *getattr(script, f"load_{kind}_agent")(path)
+    return script, *load_agent(path)
 
 
-def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean."""
-    draws = np.random.default_rng(0).choice(returns, (resamples, len(returns)))
-    low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def write_video(path: Path, frames, frames_per_second: Fraction | int) -> None:
-    """Write an iterable of RGB frames (H, W, 3), uint8, as H.264 in an mp4."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as file:
-        stream = None
-        for frame in frames:
-            frame = frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2]  # H.264 wants it even
-            if stream is None:
-                stream = file.add_stream("libx264", rate=frames_per_second)
-                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
-
-
+# ------------------------------------------------------------------------------- Scores
 def make_envs(script, header: dict, levels: str):
-    """The environments in which a checkpoint of its suite is scored."""
+    """The environments in which a checkpoint is scored."""
     threads, env_id = os.cpu_count() or 1, header["env_id"]
     if header["suite"] == "atari":
         return script.AtariGames(env_id, 10, threads, header["frame_skip"], life_loss=False)
@@ -117,7 +96,7 @@ def make_envs(script, header: dict, levels: str):
 
 
 def check_sizes(agent, envs, header: dict) -> None:
-    """Raises UserError where the environment is not one of the sizes that an agent was made for."""
+    """Raises UserError if the agent was made for other observations or actions."""
     observed, acted = envs.single_observation_space, envs.single_action_space
     if header["suite"] == "mujoco":
         here = *observed.shape, *acted.shape, acted.dtype.kind == "f"
@@ -131,16 +110,40 @@ def check_sizes(agent, envs, header: dict) -> None:
 
 def play(script, agent, header: dict, episodes: int, seed: int, levels: str) -> dict:
     """The script's own score, with returns and lengths of the episodes. Raises UserError."""
-    envs = make_envs(script, header, levels)
-    check_sizes(agent, envs, header)
-    if hasattr(agent, "reset"):  # it has a memory
-        envs = script.ForgettingEnvs(envs, agent)
-    score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
+    with closing(make_envs(script, header, levels)) as envs:
+        check_sizes(agent, envs, header)
+        if hasattr(agent, "reset"):  # a student with a memory
+            envs = script.ForgettingEnvs(envs, agent)
+        score = script.evaluate(agent, envs, episodes, seed, header["deterministic"])
     return script.score_games(header["env_id"], score) if header["suite"] == "atari" else score
 
 
+def confidence_interval(returns: list[float], resamples: int = 10_000) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean."""
+    draws = np.random.default_rng(0).choice(returns, (resamples, len(returns)))
+    low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+# ------------------------------------------------------------------------------- Films
+def write_video(path: Path, frames, frames_per_second: Fraction | int) -> None:
+    """Write RGB frames, each (H, W, 3) and uint8, as H.264 in an mp4."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = None
+        for frame in frames:
+            frame = frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2]  # H.264: even
+            if stream is None:
+                stream = file.add_stream("libx264", rate=frames_per_second)
+                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+
+
 def follow_robot(env) -> None:
-    """Look through the camera `track`, where there is one: the default lets the robot run off."""
+    """Use the camera `track` if the robot has one; the default camera stays where it is."""
     import mujoco
 
     if hasattr(env.unwrapped, "mujoco_renderer"):
@@ -149,19 +152,26 @@ def follow_robot(env) -> None:
         env.unwrapped.mujoco_renderer.camera_id = track if track >= 0 else None
 
 
+def frame_rate(metadata: dict) -> Fraction:
+    """Frames a second as an environment's metadata say, or 30 if they say nothing."""
+    return Fraction(float(metadata.get("render_fps") or 30)).limit_denominator(1000)
+
+
 def film_mujoco(script, agent, header: dict, seed: int):
-    """Frames of one episode, and how many a second. Raises UserError where nothing can be drawn."""
+    """Frames of one episode, and their number a second. Raises UserError if it cannot draw."""
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # drawing without a screen
+        os.environ.setdefault("MUJOCO_GL", "egl")  # draws without a screen
     env_id = header["env_id"]
     try:
         env = script.make_mujoco_env(env_id, render_mode="rgb_array")
         obs, _ = env.reset(seed=seed)
         follow_robot(env)
-        env.render()
-    except (gym.error.Error, ImportError, AttributeError, RuntimeError) as error:
-        advice = "install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL=osmesa with libosmesa6"
-        raise UserError(f"--video: {env_id} cannot draw here ({error}); {advice}") from error
+        if env.render() is None:
+            raise ValueError("its render() gives no picture for rgb_array")
+    # Missing graphics libraries and environments without rgb_array raise any of these.
+    except (gym.error.Error, ImportError, AttributeError, RuntimeError, TypeError, ValueError) as e:
+        advice = "MuJoCo needs libegl1 and libgl1-mesa-dri, or MUJOCO_GL=osmesa and libosmesa6"
+        raise UserError(f"--video: {env_id} cannot draw here ({e}); {advice}") from e
 
     def frames(obs):
         ended = False
@@ -176,13 +186,13 @@ def film_mujoco(script, agent, header: dict, seed: int):
         yield env.render()
         env.close()
 
-    return frames(obs), env.metadata["render_fps"]
+    return frames(obs), frame_rate(env.metadata)
 
 
 def film_atari(script, agent, header: dict, seed: int):
-    """Frames (210, 160, 3) of one game, one per action, and how many a second.
+    """Frames (210, 160, 3) of one game, one per action, and their number a second.
 
-    The same game is played twice side by side: small and grey for the agent, in colour for us.
+    The same game is played twice at the same time: small and grey for the agent, and in colour.
     """
     from ale_py.vector_env import AtariVectorEnv
 
@@ -212,7 +222,7 @@ def film_atari(script, agent, header: dict, seed: int):
 
 
 def film_procgen(script, agent, header: dict, seed: int, levels: str):
-    """Frames (512, 512, 3) of one episode, and how many a second."""
+    """Frames (512, 512, 3) of one episode, and their number a second."""
     args = SimpleNamespace(**header)
     env = script.ProcgenVectorEnv(args, 1, 1, levels, render_mode="rgb_array")
 
@@ -223,27 +233,34 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
         while not ended:
             yield env.render()[0]
             obs, _, terminations, _, _ = env.step(agent.act(obs, header["deterministic"]))
-            ended = terminations[0]  # what env shows now is the next level
+            ended = terminations[0]  # env shows the next level now
 
-    return frames(), env.metadata["render_fps"]
+    return frames(), frame_rate(env.metadata)
 
 
-def load_to_play(path: str, args: Args):
-    """As `load`, the header as the flags want it played."""
+# ------------------------------------------------------------------------------- Main
+def load_to_play(path: str | Path, args: Args):
+    """As `load`, with the header changed by the flags. Raises UserError."""
     script, agent, header = load(path)
     agent.to(args.device)
+    if header["suite"] == "mujoco" and args.env_id is None:
+        env_id = header["env_id"]  # without the module that registers it: a file must not import
+        if env_id not in gym.registry:
+            advice = f"give the module that registers it, --env-id your_module:{env_id}"
+            raise UserError(f"{path}: Gymnasium has no environment {env_id}; {advice}")
     header["env_id"] = args.env_id or header["env_id"]
     header["seed"] = header["seed"] if args.seed is None else args.seed
     if args.actions is not None:
-        header["deterministic"] = args.actions == "likeliest"
+        header["deterministic"] = args.actions == "deterministic"
     return script, agent, header
 
 
 def film_checkpoint(path: str, args: Args) -> Path:
     """Film one episode; returns the file. Raises UserError."""
     script, agent, header = load_to_play(path, args)
-    parts = Path(path).resolve().with_suffix("").parts[-2:]  # of its own for each checkpoint
-    parts += (header["env_id"].replace("/", "-"),)
+    # <folder>__<file>__<environment>.mp4, so that films of several runs have several names
+    parts = Path(path).resolve().with_suffix("").parts[-2:]
+    parts += (header["env_id"].split(":")[-1].replace("/", "-"),)
     film = {"mujoco": film_mujoco, "atari": film_atari, "procgen": film_procgen}[header["suite"]]
     levels = [args.levels] if header["suite"] == "procgen" else []
     video = Path(args.video) / f"{'__'.join(parts)}.mp4"
@@ -256,10 +273,12 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     script, agent, header = load_to_play(path, args)
     suite, env_id = header["suite"], header["env_id"].replace("/", "-")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if suite == "mujoco" else threads)  # more only slow an MLP down
+    torch.set_num_threads(1 if suite == "mujoco" else threads)  # small MLPs are fastest on one
     episodes = args.episodes or (200 if suite == "procgen" else 50)
-    score = play(script, agent, header, episodes, header["seed"], args.levels)
-    torch.set_num_threads(threads)
+    try:
+        score = play(script, agent, header, episodes, header["seed"], args.levels)
+    finally:
+        torch.set_num_threads(threads)
     low, high = confidence_interval(score["returns"])
     text, interval = script.score_text(score), f"{low:.1f} to {high:.1f}"
     notes = [f"{episodes}, {np.mean(score['lengths']):.0f} steps"]
@@ -272,18 +291,15 @@ def score_checkpoint(path: str, args: Args) -> list[str]:
     if suite == "procgen":
         notes.append(f"{args.levels} levels")
     network = header.get("size") or " ".join(str(size) for size in header["hidden_sizes"])
-    columns = [env_id, header["script"], network, f"{header['steps']:,}", text]
-    return [path, *columns, interval if episodes > 1 else "n=1", ", ".join(notes)]
+    trained_by = header.get("trained_by", header["script"])  # the library of an imported agent
+    columns = [env_id, trained_by, network, f"{header['steps']:,}", text]
+    return [str(path), *columns, interval if episodes > 1 else "n=1", ", ".join(notes)]
 
 
 def main() -> None:
-    if sys.stdout:  # which may be closed
-        sys.stdout.reconfigure(errors="replace")  # a terminal may not know ± or σ
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
-        os.set_inheritable(number, True)  # to the next file that is opened
-    sys.stderr = sys.stderr or os.fdopen(2, "w")  # tqdm writes to it
     args = tyro.cli(Args, description=__doc__)
     try:
+        refuse_empty_values(args)
         if not args.checkpoints:
             raise UserError("no checkpoint given; give one or more agent.safetensors")
         if args.device == "cuda" and not torch.cuda.is_available():
@@ -292,25 +308,26 @@ def main() -> None:
             raise UserError(f"--episodes {args.episodes}: must be at least 1")
         if args.seed is not None and not 0 <= args.seed <= 2**30:
             raise UserError(f"--seed {args.seed}: must be from 0 to 2**30")
-        for path in args.checkpoints:  # all of them before the first long evaluation
-            load(path)
+        for path in args.checkpoints:  # find mistakes before the first long evaluation
+            load_to_play(path, args)
         if args.video:
             Path(args.video).mkdir(parents=True, exist_ok=True)
-        titles = ["checkpoint", "env", "script", "network", "trained steps"]
+        titles = ["checkpoint", "env", "trained by", "network", "trained steps"]
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
         for path in args.checkpoints:
             print("| " + " | ".join(score_checkpoint(path, args)) + " |", flush=True)
-        for path in args.checkpoints if args.video else ():  # a film that fails costs no score
-            print(f"video: {film_checkpoint(path, args)}")
+        if args.video:
+            for path in args.checkpoints:  # after all scores, which a failed film must not cost
+                print(f"video: {film_checkpoint(path, args)}")
     except Exception as error:
-        known = isinstance(error, (OSError, ImportError, torch.OutOfMemoryError))
-        if type(error).__name__ != "UserError" and not known:
-            raise  # each script has a UserError of its own
-        print(f"evaluate: error: {error}", file=sys.stderr)
+        # Each script has a UserError of its own. OSError and ImportError explain themselves.
+        if type(error).__name__ != "UserError" and not isinstance(error, (OSError, ImportError)):
+            raise
+        message = " ".join(str(error).split())  # one line
+        print(f"evaluate: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("evaluate: stopped", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,43 +1,47 @@
-"""PPD for a student that sees less than its teacher, and remembers: an LSTM student on MuJoCo.
+"""PPD for a student with memory: an LSTM student on MuJoCo that sees less than its teacher.
 
-    python ppd_mujoco_lstm.py --env-id Hopper-v4       # sees positions; the teacher, velocities too
-    python ppd_mujoco_lstm.py --memory none            # the same student without its memory
-    python ppd_mujoco_lstm.py --resume runs/<run>      # go on where a run stopped
+    python ppd_mujoco_lstm.py --env-id Hopper-v4       # positions only; the teacher sees velocities
+    python ppd_mujoco_lstm.py --memory none            # the same student without memory
+    python ppd_mujoco_lstm.py --resume runs/<run>      # continue a stopped run
 
-"Proximal Policy Distillation" (Spigler, TMLR 2025) leaves open a student "with memory (e.g.,
-LSTM-based), provided that the teacher policy has access to the full environment state". The
-objective is that of ppd_mujoco.py, h being all that the student has seen so far:
+"Proximal Policy Distillation" (Spigler, TMLR 2025) names this use and leaves it open: a student
+"with memory (e.g., LSTM-based), provided that the teacher policy has access to the full environment
+state". The objective is that of ppd_mujoco.py. The teacher's policy depends on the state s, the
+student's on h, which is all that the student has seen in the episode so far:
 
     max  mean[ min(r·Â, clip(r, 1−ε, 1+ε)·Â) + α·H(π_θ) − λ·KL(π_T(s) ‖ π_θ(h))·max(r, 1−ε) ]
 
-Unlike in ppd_mujoco.py (`diff` shows it) an LSTM is stepped through a rollout, forgets where an
-episode ends, and learns from whole sequences. With `--pg-coef 0` it is distillation alone. T steps
-in N environments are B samples, (T, M / T) a minibatch; D numbers seen, A acted, H remembered.
+The method comes first: Args, losses, networks, training. The rest supports it: scoring, runs and
+checkpoints, environments. `diff ppd_mujoco.py ppd_mujoco_lstm.py` shows what memory adds: the LSTM
+is stepped through a rollout, forgets at the end of an episode, and learns from whole sequences.
+T steps in N environments give B samples. A minibatch holds the sequences of some environments,
+(T, M / T) samples. D numbers per observation, A per action, H in each part of an LSTM's state.
 """
 
-import atexit
 import importlib.metadata
 import io
 import json
+import math
 import multiprocessing
 import os
-import re
-import shlex
 import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 import warnings
 import zipfile
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported
+# Idle torch threads sleep. By default they spin, which slows other processes on the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import gymnasium as gym
 import numpy as np
@@ -45,6 +49,7 @@ import torch
 import torch.nn as nn
 import tyro
 from filelock import FileLock, Timeout
+from gymnasium.wrappers.utils import RunningMeanStd
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
@@ -55,61 +60,67 @@ from tqdm import tqdm
 @dataclass
 class Args:
     # Environment
-    env_id: str = "Hopper-v4"  # the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer, each -v4
-    observe: str = "positions"  # what the student sees; or velocities, all, places as 0,1,4
-    seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
-    num_envs: int = 18  # environments stepped side by side, N (Table 3)
-    num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
-    device: Literal["cpu", "cuda"] = "cpu"  # of networks and rollout; a GPU gains nothing here
-    torch_threads: int = 1  # CPU threads of an update; more pay for large networks on idle cores
+    env_id: str = "Hopper-v4"  # Gymnasium id; paper: Ant, HalfCheetah, Hopper, Humanoid, Swimmer
+    observe: str = "positions"  # what the student sees: positions, velocities, all, or like 0,1,4
+    seed: int = 100  # seed of networks, sampling and environments; paper: 100, 200, 300, 400, 500
+    num_envs: int = 18  # number of parallel environments, N (Table 3)
+    num_workers: int = min(torch.get_num_threads(), 6)  # environment processes, one per core
+    device: Literal["cpu", "cuda"] = "cpu"  # small networks: a GPU is no faster
+    torch_threads: int = 1  # CPU threads of an update; try more for large networks on idle cores
 
     # PPO
-    total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up
-    num_steps: int = 64  # per environment and rollout, T (Appendix A.3)
-    learning_rate: float = 3e-4  # constant (Table 3)
-    adam_eps: float = 1e-5  # Adam's ε (the authors' released code)
-    minibatch_size: int = 512  # samples per gradient step, M; an epoch's last is smaller (Table 3)
+    total_timesteps: int = 2_000_000  # environment steps in total, rounded up to whole rollouts
+    num_steps: int = 64  # steps per environment and rollout, T (Appendix A.3)
+    learning_rate: float = 3e-4  # Adam's learning rate, constant (Table 3)
+    adam_eps: float = 1e-5  # Adam's ε (the authors' code)
+    minibatch_size: int = 512  # samples per gradient step, M; fewer in an epoch's last (Table 3)
     update_epochs: int = 4  # passes over each rollout (Table 3)
-    gamma: float | None = None  # γ; unset: 0.995 for Hopper and Swimmer, else 0.999 (Appendix A.3)
+    gamma: float | None = None  # discount γ; default: 0.995 for Hopper, Swimmer, else 0.999 (A.3)
     gae_lambda: float = 0.9  # λ of generalised advantage estimation (Table 3)
     clip_coef: float = 0.2  # clip range ε of the importance ratio (SB3's default)
-    pg_coef: float = 1.0  # weight of the policy loss; 0: distillation alone
     ent_coef: float = 0.0  # entropy coefficient α (Appendix A.3)
-    vf_coef: float = 0.5  # weight of the value loss, c_v (SB3's default)
-    max_grad_norm: float = 0.5  # of policy and critic together (SB3's default)
-    hidden_sizes: tuple[int, ...] | None = None  # of policy and critic; unset: as their size says
-    memory: Literal["lstm", "none"] = "lstm"  # the last hidden layer: an LSTM, or linear and ReLU
-    critic: Literal["full", "student"] = "full"  # sees the state, without memory; or as the student
+    vf_coef: float = 0.5  # coefficient of the value loss, c_v (SB3's default)
+    max_grad_norm: float = 0.5  # gradient norm limit of policy and critic together (SB3's default)
+    hidden_sizes: tuple[int, ...] | None = None  # hidden layers; default: set by --student-size
+    memory: Literal["lstm", "none"] = "lstm"  # last hidden layer: an LSTM, or a linear one and ReLU
+    critic: Literal["full", "student"] = "full"  # it sees the whole state, or is like the student
 
     # Distillation
-    teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
-    student_size: Literal["smaller", "same", "larger"] = "same"  # 128 64, 256 256, 512 512
+    teacher: str | None = None  # path of its checkpoint; default: teachers/<env-id>.safetensors
+    student_size: Literal["smaller", "same", "larger"] = "same"  # layers 128 64, 256 256, 512 512
     distill_lambda: float = 1.0  # weight λ of the distillation loss; 0 is PPO
-    distill_lambda_final: float | None = None  # λ at the run's end, linearly; unset: constant
-    ratio_gradient: bool = True  # does the KL's weight max(r, 1−ε) carry a gradient (Equation 2)
-    kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), the paper's; or KL(π_θ ‖ π_T)
+    distill_lambda_final: float | None = None  # λ changes linearly to this; default: constant
+    distill_lambda_steps: int | None = None  # steps of that change; default: the whole run
+    ratio_gradient: bool = True  # backpropagate through the KL's weight max(r, 1−ε), as Equation 2
+    kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), as the paper, or KL(π_θ ‖ π_T)
+    pg_coef: float = 1.0  # weight of PPO's policy loss; 0 is distillation alone
+    init: str | None = None  # agent.safetensors to start from, in place of new weights
+    critic_warmup: int = 0  # steps at the start in which only the critic learns
 
     # Logging and checkpoints
-    eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: none
-    episodes: int = 50  # of the final score (Appendix A.3)
+    eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: never
+    episodes: int = 50  # episodes of the final score (Appendix A.3)
     save_every: float = 60.0  # seconds between checkpoints
-    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
-    resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
-    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
+    run_dir: str | None = None  # new folder; default: runs/<env>__<script>__<seed>__<time>
+    resume: str | None = None  # folder of a stopped run to continue, without any other flag
+    track: bool = False  # also log to Weights & Biases; needs `pip install wandb`
 
     def __post_init__(self):
+        env_name = self.env_id.split(":")[-1]  # without the module that registers it
         if self.gamma is None:
-            self.gamma = 0.995 if self.env_id.startswith(("Hopper-", "Swimmer-")) else 0.999
-        sizes = {"smaller": (128, 64), "same": (256, 256), "larger": (512, 512)}  # A.2, A.3
-        self.hidden_sizes = self.hidden_sizes or sizes[self.student_size]
+            self.gamma = 0.995 if env_name.startswith(("Hopper-", "Swimmer-")) else 0.999
+        if self.hidden_sizes is None:
+            sizes = {"smaller": (128, 64), "same": (256, 256), "larger": (512, 512)}  # A.2, A.3
+            self.hidden_sizes = sizes[self.student_size]
 
 
 # ------------------------------------------------------------------------------- Losses
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
-    """Generalised advantage estimation (Schulman et al., 2016); all (T, N), the ends bool.
+    """Generalised advantage estimation (Schulman et al., 2016); everything is (T, N).
 
-    `next_values` are V of the states that the steps led to; where a time limit ended an episode,
-    of its final observation. `terminations` are true ends; `ended` counts time limits as well.
+    `next_values` are the values of the states that the steps led to. If a time limit ended the
+    episode, that state is the episode's final one. If it terminated, the value is not used.
+    `ended` marks both kinds of end: no advantage is carried over them.
     """
     advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
     # δ_t = r_t + γ·V(s_t+1)·[not terminal] − V(s_t);  Â_t = δ_t + γ·λ·Â_t+1·[same episode]
@@ -122,57 +133,73 @@ def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_la
 
 
 def normalize_advantages(advantages):
-    """(M,) to mean 0 and deviation 1, per minibatch as in SB3; a single sample stays as it is."""
+    """Scale a minibatch (M,) to mean 0 and deviation 1, as SB3; a single sample is not scaled."""
     if len(advantages) == 1:
         return advantages
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
 
 def clipped_surrogate_loss(ratio, advantages, clip_coef):
-    """PPO-clip, negated (L_PPO of Equation 2): ratio r and advantages (M,) to a scalar."""
+    """PPO's clipped loss, −L_PPO of Equation 2: ratios r (M,) and advantages (M,) to a scalar."""
     # −mean[ min(r·Â, clip(r, 1−ε, 1+ε)·Â) ]
     clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
     return -torch.min(ratio * advantages, clipped_ratio * advantages).mean()
 
 
 def value_loss(values, returns):
-    """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
+    """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar."""
     # mean[ (V(s) − R̂)² ]
-    return nn.functional.mse_loss(values, returns)  # warns of shapes that would broadcast
+    return nn.functional.mse_loss(values, returns)  # warns if the shapes differ
 
 
-def ppo_loss(pg_loss, v_loss, entropy_loss, ent_coef, vf_coef):
-    """PPO's objective, negated (Equation 2 with λ = 0); scalars. The entropy H is maximised."""
-    # −L_PPO − α·mean[H] + c_v·mean[(V − R̂)²]
-    return pg_loss - ent_coef * entropy_loss + vf_coef * v_loss
+def critic_backward(critic, norm_obs, returns, vf_coef):
+    """Compute the gradients of c_v·(value loss) for a minibatch; returns the value loss."""
+    v_loss = value_loss(critic(norm_obs).squeeze(-1), returns)
+    (vf_coef * v_loss).backward()
+    return v_loss.detach()
 
 
 def policy_kl(teacher_dist, student_dist, direction):
-    """KL divergence per state, summed over action dimensions: distributions of M states to (M,)."""
+    """KL divergence in each state, summed over action dimensions: M distributions to (M,)."""
     p, q = (teacher_dist, student_dist) if direction == "forward" else (student_dist, teacher_dist)
-    if hasattr(p, "logits"):  # torch's own is infinite where a probability underflows
+    if isinstance(p, OneHotCategorical):  # torch's own is infinite if a probability underflows to 0
         return (p.probs * (p.logits - q.logits)).sum(-1)
     return kl_divergence(p, q)
 
 
 def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
-    """The proximal distillation term of Equation 2, still without λ: KL, r (M,) to a scalar.
+    """The distillation loss of Equation 2 without its factor λ: KL (M,) and r (M,) to a scalar.
 
-    Without `ratio_gradient` KL·∇r is dropped. At r = 1 its mean is zero, since a state's KL is the
-    same for every action; what remains is noise that grows with the KL (docs/ppd.md).
+    In Equation 2 the gradient flows through both factors: max(r, 1−ε)·∇KL + KL·∇r, where r > 1−ε.
+    The KL of a state does not depend on the action, and the mean of ∇r over actions is zero at
+    r = 1. So KL·∇r has mean zero there: it is noise, which grows with the KL. With
+    `ratio_gradient=False` the weight is a constant: this part goes (docs/ratio_gradient.md).
     """
-    assert kl.shape == ratio.shape, (kl.shape, ratio.shape)
-    # mean[ KL·max(r, 1−ε) ]; in Equation 2 the gradient flows through both factors
+    if kl.shape != ratio.shape:  # would broadcast
+        raise ValueError(f"KL {tuple(kl.shape)} and ratio {tuple(ratio.shape)} differ in shape")
+    # mean[ KL·max(r, 1−ε) ]
     weight = ratio.clamp(min=1 - clip_coef)
     return (kl * (weight if ratio_gradient else weight.detach())).mean()
 
 
+def lambda_at(step, last_start, args):
+    """The weight λ of a rollout that starts at `step`; the last one starts at `last_start`."""
+    if args.distill_lambda_final is None:
+        return args.distill_lambda
+    # λ changes linearly over --distill-lambda-steps, or over the whole run, and then stays.
+    duration = args.distill_lambda_steps or max(last_start, 1)
+    progress = min(1.0, step / duration)
+    return args.distill_lambda + (args.distill_lambda_final - args.distill_lambda) * progress
+
+
 # ------------------------------------------------------------------------------- Agent
 class MujocoAgent(nn.Module):
-    """Policy, critic and observation statistics; takes raw observations.
+    """Policy, critic and observation statistics.
 
-    The policy is Gaussian; with bounds that are integers it chooses one of A actions, a one-hot
-    row. Imported teachers have other activations, and critics of other sizes than the policy.
+    Methods take raw observations; the networks `actor` and `critic` take normalised ones. Actions
+    that are floats have a Gaussian policy. Discrete actions are one-hot rows of integers, as
+    `make_mujoco_env` prepares them. A teacher that convert.py imported can have another activation,
+    and other layers in its critic than in its policy.
     """
 
     def __init__(
@@ -188,71 +215,81 @@ class MujocoAgent(nn.Module):
         self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
-        self.register_buffer("obs_clip", torch.tensor(10.0))
+        self.register_buffer("obs_clip", torch.tensor(10.0))  # can differ in imported teachers
 
     def normalize(self, obs) -> torch.Tensor:
-        """Raw (B, D) to mean 0 and variance 1, clipped (SB3's VecNormalize)."""
+        """Scale raw observations (B, D) to mean 0 and variance 1, and clip (SB3's VecNormalize)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         mean, var = self.obs_mean.float(), self.obs_var.float()
         return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-self.obs_clip, self.obs_clip)
 
     def distribution(self, means: torch.Tensor) -> Independent | OneHotCategorical:
-        """Means, or logits, (B, A) to a distribution whose log_prob, entropy and KL are (B,)."""
-        if not self.action_low.is_floating_point():
+        """The policy for given means, or logits, (B, A). Its log_prob, entropy and KL are (B,)."""
+        if not self.action_low.is_floating_point():  # discrete actions
             return OneHotCategorical(logits=means, validate_args=False)
         std = self.log_std.exp().expand_as(means)
         return Independent(Normal(means, std, validate_args=False), 1, validate_args=False)
 
     def policy(self, obs) -> Independent | OneHotCategorical:
-        """Raw (B, D) to π(· | s)."""
+        """π(· | s) for raw observations (B, D)."""
         return self.distribution(self.actor(self.normalize(obs)))
 
     def value(self, obs) -> torch.Tensor:
-        """Raw (B, D) to V(s), (B,)."""
+        """V(s), (B,), for raw observations (B, D)."""
         return self.critic(self.normalize(obs)).squeeze(-1)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
-        """Actions (B, A), clipped to the environment's Box."""
+        """Actions (B, A), clipped to the environment's bounds."""
         return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw observations (B, D) to actions (B, A): the likeliest, or a sample."""
+        """Actions (B, A) for raw observations (B, D): the policy's mode, or samples."""
         dist = self.policy(obs)
         return self.env_actions(dist.mode if deterministic else dist.sample())
 
 
 class PartialAgent(MujocoAgent):
-    """A student that sees part of the observation, and its critic; takes whole observations."""
+    """A student that sees part of the observation, and its critic.
+
+    Methods take whole raw observations. Each network keeps what it may see. The state of a network
+    is what its LSTM remembers, (2, B, H): hidden state and cell state, zero at an episode's start.
+    """
 
     def __init__(self, action_low, action_high, obs_dim, observed, hidden_sizes, memory, critic):
         super().__init__(action_low, action_high, obs_dim, hidden_sizes)
         self.actor = PartialNetwork(observed, hidden_sizes, len(action_low), 0.01, memory)
-        if critic != "student":  # sees the whole state, without memory
-            observed, memory = range(obs_dim), "none"
-        self.critic = PartialNetwork(observed, hidden_sizes, 1, 1.0, memory)
-        self.register_buffer("state", None, persistent=False)  # what `policy` remembers
+        if critic == "full":  # the critic sees the whole observation and needs no memory
+            self.critic = PartialNetwork(range(obs_dim), hidden_sizes, 1, 1.0, "none")
+        else:
+            self.critic = PartialNetwork(observed, hidden_sizes, 1, 1.0, memory)
+        self.register_buffer("state", None, persistent=False)  # of the actor, between calls of act
 
     def forward(self, obs, states):
-        """One step: normalised (B, D), both states (2, 2, B, H) to means, values, next states."""
-        means, actor_state = self.actor(obs, states[0])
-        values, critic_state = self.critic(obs, states[1])
+        """One step of both networks, for a rollout.
+
+        Takes raw observations (B, D) and the states of actor and critic, (2, 2, B, H). Returns
+        means (B, A), values (B,) and the next states.
+        """
+        norm_obs = self.normalize(obs)
+        means, actor_state = self.actor(norm_obs, states[0])
+        values, critic_state = self.critic(norm_obs, states[1])
         return means, values.squeeze(-1), torch.stack([actor_state, critic_state])
 
     def value(self, obs, state) -> torch.Tensor:
-        """Raw (B, D) and the critic's state before it, (2, B, H), to V, (B,)."""
+        """V(h), (B,), for raw observations (B, D) and the critic's state before them."""
         return self.critic(self.normalize(obs), state)[0].squeeze(-1)
 
     def policy(self, obs) -> Independent | OneHotCategorical:
-        """Raw (B, D) to π(· | h), h being these and all since `reset`: what `act` takes."""
-        obs = self.normalize(obs)
+        """π(· | h) for the next raw observations (B, D) of running episodes. `act` calls it."""
+        norm_obs = self.normalize(obs)
         if self.state is None:
-            self.state = obs.new_zeros(2, len(obs), self.actor.head.in_features)
-        means, self.state = self.actor(obs, self.state)
+            self.state = norm_obs.new_zeros(2, len(norm_obs), self.actor.head.in_features)
+        means, self.state = self.actor(norm_obs, self.state)
         return self.distribution(means)
 
     def reset(self, ended=None) -> None:
-        """Forget all episodes, or those that `ended` (B,)."""
+        """Forget the episodes that ended, a mask (B,); or, without a mask, all of them."""
         if ended is None or self.state is None:
             self.state = None
         else:
@@ -260,110 +297,120 @@ class PartialAgent(MujocoAgent):
 
 
 # ------------------------------------------------------------------------------- Training
-def train(args: Args) -> dict:
-    """Distil a teacher by PPD and score both; returns what result.json holds. Raises UserError."""
-    run = Run(args)
-    args = run.args  # with --resume, those of the stopped run
+def learn(args: Args, run: "Run") -> dict:
+    """Distil a teacher with PPD and score both; returns the content of result.json."""
     T, N, B = args.num_steps, args.num_envs, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
-    torch.set_num_threads(1)  # but for the update: a few observations are too little to share out
-    torch.distributions.Distribution.set_default_validate_args(False)  # `Run.log` finds NaN
-    envs = MujocoVectorEnv(args.env_id, N, args.num_workers)
-    eval_envs = MujocoVectorEnv(args.env_id, 10, args.num_workers)
-    box, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
+    torch.set_num_threads(1)  # for acting on a few observations; an update uses torch_threads
+    # `run` closes at its end what it is told to enter.
+    envs = run.enter_context(MujocoVectorEnv(args.env_id, N, args.num_workers))
+    eval_envs = run.enter_context(MujocoVectorEnv(args.env_id, 10, args.num_workers))
+    action_space, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
     envs.reset(seed=args.seed)
 
     path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
-    teacher, teacher_header = load_mujoco_agent(path, (obs_dim, *box.shape, box.dtype))
+    teacher, teacher_header = load_mujoco_agent(path, envs)
     teacher.to(args.device)
-    sizes = {"observed": find_observed(args.observe, args.env_id, obs_dim)}
-    sizes |= {name: getattr(args, name) for name in ("hidden_sizes", "memory", "critic")}
-    agent = PartialAgent(box.low, box.high, obs_dim, **sizes).to(args.device)
-    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, frozen
+    layers = {"observed": find_observed(args.observe, args.env_id, obs_dim)}
+    layers |= {name: getattr(args, name) for name in ("hidden_sizes", "memory", "critic")}
+    agent = PartialAgent(action_space.low, action_space.high, obs_dim, **layers).to(args.device)
+    # As in the paper, the student uses the teacher's observation statistics, which never change.
+    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):
         agent.get_buffer(name).copy_(teacher.get_buffer(name))
+    if args.init:
+        load_partial_start(args.init, agent, layers, envs)
     student_envs = ForgettingEnvs(eval_envs, agent)
     adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = RewardNormalizer(N)
-    memory = nn.Module()  # of policy and critic in the running episodes; in checkpoints as well
-    memory.states = nn.Buffer(torch.zeros(2, 2, N, args.hidden_sizes[-1], device=args.device))
-    header = {"suite": "mujoco", "observe": args.observe, **sizes, "deterministic": True}
+    use_threads = {"initializer": torch.set_num_threads, "initargs": (args.torch_threads,)}
+    critic_thread = run.enter_context(ThreadPoolExecutor(1, **use_threads))
+    memory = RunningStates(N, args.hidden_sizes[-1]).to(args.device)
+    header = {"suite": "mujoco", "observe": args.observe, **layers}
+    header["deterministic"] = True  # evaluate.py scores it by the policy's mode
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
     parts["memory"] = memory
     if run.step == 0:
         print("teacher:", score_text(evaluate(teacher, eval_envs, 10, args.seed)), "(10 episodes)")
-    run.start(header, parts, teacher_header)
+    run.start(header, parts, teacher_header)  # also restores the parts of a resumed run
 
-    obs = torch.zeros((T, N, obs_dim), device=args.device)  # normalised, as the networks take them
-    means = torch.zeros((T, N, *box.shape), device=args.device)  # of the policy
-    actions = torch.zeros((T, N, *box.shape), device=args.device)
+    obs = torch.zeros((T, N, obs_dim), device=args.device)  # raw, as the environments give them
+    means = torch.zeros((T, N, *action_space.shape), device=args.device)  # outputs of the policy
+    actions = torch.zeros((T, N, *action_space.shape), device=args.device)
     values = torch.zeros((T, N), device=args.device)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((2, T, N), dtype=bool)
-    next_obs = envs.obs
+    next_obs = (
+        envs.obs
+    )  # after the reset or, in a resumed run, after the running episodes were replayed
     while run.step < run.total:
-        # Collect a rollout with the policy as it is, from what it remembers.
+        # Collect a rollout with the current policy. Its memory continues from the last one.
         episodes, final_values, first_states = [], [], memory.states
         with torch.no_grad():
             for t in range(T):
-                obs[t] = agent.normalize(next_obs)
+                obs[t] = torch.as_tensor(next_obs)
                 means[t], values[t], memory.states = agent(obs[t], memory.states)
                 actions[t] = agent.distribution(means[t]).sample()
                 env_step = envs.step(agent.env_actions(actions[t]))
                 next_obs, rewards[t], terminations[t], truncations[t], infos = env_step
                 episodes += infos["episodes"]
-                if truncations[t].any():  # no terminal state: V of the final observation
-                    rows = np.flatnonzero(truncations[t])
-                    final_obs = np.array([infos["final_obs"][n] for n in rows])
-                    final_values.append(agent.value(final_obs, memory.states[1][:, rows]))
+                truncated = np.flatnonzero(truncations[t])
+                if len(truncated):  # the critic's state still belongs to the episode that ended
+                    final_obs = np.array([infos["final_obs"][n] for n in truncated])
+                    final_values.append(agent.value(final_obs, memory.states[1][:, truncated]))
                 memory.states[:, :, terminations[t] | truncations[t]] = 0
 
-            # Advantages. Where a time limit ended an episode, bootstrap from its final observation.
+            # Advantages. A time limit is not a terminal state: bootstrap from the final state.
             torch.set_num_threads(args.torch_threads)
+            norm_obs = agent.normalize(obs)  # (T, N, D)
             logprobs = agent.distribution(means).log_prob(actions)  # (T, N)
             next_values = torch.cat([values[1:], agent.value(next_obs, memory.states[1])[None]])
-            if final_values:  # in the order of `truncations`: step by step, row by row
+            if final_values:  # in the order of `truncations`: by step, then by environment
                 next_values[truncations] = torch.cat(final_values)
-            ended = terminations | truncations
-            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended)).float()
-            ends = torch.from_numpy(terminations), torch.from_numpy(ended)
-            advantages = compute_gae(  # on the CPU: a GPU takes longer to launch each step of it
-                scaled_rewards, values.cpu(), next_values.cpu(), *ends, args.gamma, args.gae_lambda
-            ).to(args.device)
-            returns, ended = advantages + values, ends[1].to(args.device)
-            teacher_means = teacher.actor(obs)  # asked once per rollout; same statistics
+            ended = torch.from_numpy(terminations | truncations)
+            scaled_rewards = torch.from_numpy(normalize_reward(rewards, ended.numpy())).float()
+            advantages = compute_gae(  # on the CPU, because a GPU is slow at many small steps
+                scaled_rewards, values.cpu(), next_values.cpu(), torch.from_numpy(terminations),
+                ended, args.gamma, args.gae_lambda,
+            ).to(args.device)  # fmt: skip
+            returns, ended = advantages + values, ended.to(args.device)  # (T, N)
+            # The teacher is asked once per rollout, not in each epoch: its answers do not change.
+            teacher_means = teacher.actor(teacher.normalize(obs))  # (T, N, A)
 
-        # Update policy and critic: epochs over minibatches, whole sequences of some environments.
-        metrics, distill_lambda = [], args.distill_lambda
-        if args.distill_lambda_final is not None:
-            distill_lambda += (args.distill_lambda_final - distill_lambda) * run.step / run.total
+        # Update policy and critic: several epochs over minibatches of whole sequences.
+        metrics, distill_lambda = [], lambda_at(run.step, run.total - B, args)
         for _ in range(args.update_epochs):
             for mb in torch.randperm(N, device=args.device).split(max(1, args.minibatch_size // T)):
-                mb_obs, before, mb_ended = obs[:, mb], first_states[:, :, mb], ended[:, mb]
-                mb_means = agent.actor.sequences(mb_obs, before[0], mb_ended)
-                mb_values = agent.critic.sequences(mb_obs, before[1], mb_ended).squeeze(-1)
-                dist = agent.distribution(mb_means)  # (T, M / T), as all that follows
+                mb_states, mb_ended = first_states[:, :, mb], ended[:, mb]
+                # Policy and critic share no parameter: their gradients are computed side by side.
+                critic = partial(agent.critic.sequences, state=mb_states[1], ended=mb_ended)
+                critic_future = critic_thread.submit(
+                    critic_backward, critic, norm_obs[:, mb], returns[:, mb], args.vf_coef
+                )
+                mb_means = agent.actor.sequences(norm_obs[:, mb], mb_states[0], mb_ended)
+                dist = agent.distribution(mb_means)  # of (T, M / T) samples
                 teacher_dist = teacher.distribution(teacher_means[:, mb])
                 logratio = dist.log_prob(actions[:, mb]) - logprobs[:, mb]
                 ratio = logratio.exp()
                 mb_advantages = normalize_advantages(advantages[:, mb].flatten()).view_as(ratio)
                 pg_loss = clipped_surrogate_loss(ratio, mb_advantages, args.clip_coef)
-                v_loss = value_loss(mb_values, returns[:, mb])
-                entropy_loss = dist.entropy().mean()
+                entropy = dist.entropy().mean()
                 kl = policy_kl(teacher_dist, dist, args.kl)
                 distill_loss = distillation_loss(kl, ratio, args.clip_coef, args.ratio_gradient)
-                pg_loss = args.pg_coef * pg_loss
-                loss = ppo_loss(pg_loss, v_loss, entropy_loss, args.ent_coef, args.vf_coef)
-                loss = loss + distill_lambda * distill_loss  # Equation 2, negated
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+                # Equation 2, negated, with a weight for the first term, which is 1 in the paper
+                loss = args.pg_coef * pg_loss - args.ent_coef * entropy
+                loss = loss + distill_lambda * distill_loss
+                if run.step >= args.critic_warmup:
+                    loss.backward()
+                v_loss = critic_future.result()
+                grad_norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 metrics.append({
                     "losses/policy_loss": pg_loss.detach(),
-                    "losses/value_loss": v_loss.detach(),
-                    "losses/entropy": entropy_loss.detach(),
-                    "losses/grad_norm": norm,
+                    "losses/value_loss": v_loss,
+                    "losses/entropy": entropy.detach(),
+                    "losses/grad_norm": grad_norm,
                     "losses/approx_kl": (ratio - 1 - logratio).detach().mean(),
                     "losses/clipfrac": ((ratio - 1).abs() > args.clip_coef).float().mean(),
                     "distill/kl": kl.detach().mean(),
@@ -372,14 +419,14 @@ def train(args: Args) -> dict:
         torch.set_num_threads(1)
         run.step += B
         explained = 1 - ((returns - values).var() / returns.var()).item()
-        scalars = {"losses/explained_variance": explained}
-        scalars["distill/lambda"] = distill_lambda
+        scalars = {"losses/explained_variance": explained, "distill/lambda": distill_lambda}
         run.log(metrics, scalars, episodes)
-        if run.due(args.eval_every, B):
+        if args.eval_every and run.step % args.eval_every < B:  # every eval_every steps
             run.log_evaluation(evaluate(agent, student_envs, 10, args.seed))
-        run.save(args.save_every)
+        run.save_if_due()
 
-    run.bar.close()  # the final score, by the paper's protocol
+    # The final scores, by the paper's protocol (Appendix A.3).
+    run.bar.close()
     score = evaluate(agent, student_envs, args.episodes, args.seed)
     teacher_score = evaluate(teacher, eval_envs, args.episodes, args.seed)
     result = run.finish(score=score, teacher_score=teacher_score)
@@ -388,24 +435,28 @@ def train(args: Args) -> dict:
 
 
 # ------------------------------------------------------------------------------- Layers
-def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
-    """Orthogonal weights, zero biases (SB3's initialisation)."""
+def layer_init(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
+    """Orthogonal weights and zero biases, as SB3."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
-    """Linear layers and activations between them; `gain` initialises the last layer."""
-    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
+    """Linear layers with activations between them; `gain` initialises the last layer."""
+    activate = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation]
+    layers = []
     for hidden in hidden_sizes:
-        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
+        layers += [layer_init(nn.Linear(inputs, hidden)), activate()]
         inputs = hidden
-    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
+    return nn.Sequential(*layers, layer_init(nn.Linear(inputs, outputs), gain))
 
 
 class PartialNetwork(nn.Module):
-    """An MLP that sees some places of an observation; its last hidden layer may be an LSTM."""
+    """An MLP that sees part of an observation; its last hidden layer may be an LSTM.
+
+    Its state is that of the LSTM, (2, B, H). Without an LSTM the state is passed on and not used.
+    """
 
     def __init__(self, observed, hidden_sizes, outputs: int, gain: float, memory: str):
         super().__init__()
@@ -419,39 +470,54 @@ class PartialNetwork(nn.Module):
                 nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
         self.head = head
 
-    def forward(self, obs, state):
-        """One step: normalised (B, D) and the LSTM's state (2, B, H) to outputs and next state."""
-        x = self.encoder(obs[..., self.observed])
+    def forward(self, norm_obs, state):
+        """One step: normalised observations (B, D) and state to outputs (B, …) and next state."""
+        x = self.encoder(norm_obs[..., self.observed])
         if self.lstm is not None:
             outputs, (hidden, cell) = self.lstm(x[None], (state[:1], state[1:]))
             x, state = outputs[0], torch.cat([hidden, cell])
         return self.head(x), state
 
-    def sequences(self, obs, state, ended):
-        """(T, B, D), the state before them, and where episodes end, (T, B), to (T, B, outputs)."""
-        x = self.encoder(obs[..., self.observed])
+    def sequences(self, norm_obs, state, ended):
+        """What `forward` gives step by step, for whole sequences at once: outputs (T, B, …).
+
+        Takes normalised observations (T, B, D), the state before them, and a mask of the steps that
+        end an episode, (T, B). After such a step the state is zero.
+        """
+        x = self.encoder(norm_obs[..., self.observed])
         if self.lstm is not None:
-            # Each episode gets a column of its own; those that were running go on from `state`.
-            starts = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])  # (T, B), as the next two
-            episode = starts.T.flatten().cumsum(0).view_as(starts.T).T - 1  # its number
-            step = torch.arange(len(x), device=x.device)[:, None]
-            age = step - (starts * step).cummax(0).values  # steps since the episode's start
+            # An LSTM is fast at whole sequences only if it need not stop to forget. So each episode
+            # moves to a column of its own: a table of (step in its episode, number of the episode).
+            steps = torch.arange(len(x), device=x.device)[:, None]
+            is_first = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])  # (T, B)
+            episode = is_first.T.flatten().cumsum(0).view_as(is_first.T).T - 1  # its number, (T, B)
+            age = steps - (is_first * steps).cummax(0).values  # steps since its first one, (T, B)
             longest, count = int(age.max()) + 1, int(episode.max()) + 1
             columns = x.new_zeros(longest, count, x.shape[2]).index_put((age, episode), x)
+            # Episodes that were running before the first step continue; all others start from zero.
             state = state.new_zeros(2, count, state.shape[2]).index_copy(1, episode[0], state)
-            x = self.lstm(columns, (state[:1], state[1:]))[0][age, episode]
+            x = self.lstm(columns, (state[:1], state[1:]))[0][age, episode]  # back to (T, B, H)
         return self.head(x)
+
+
+class RunningStates(nn.Module):
+    """What actor and critic remember of the running episodes, (2, 2, N, H); part of checkpoints."""
+
+    def __init__(self, num_envs: int, width: int):
+        super().__init__()
+        self.register_buffer("states", torch.zeros(2, 2, num_envs, width))
 
 
 # ------------------------------------------------------------------------------- Scoring, rewards
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
-    """Play whole episodes: mean raw return, its standard error, every return and length."""
-    # Each environment plays a fixed quota: the first so many to end would favour short episodes.
+    """Play whole episodes; returns the mean return, its standard error, all returns and lengths."""
+    # Each environment plays a fixed number of episodes, as equal as possible. Counting the first
+    # episodes that end, in any environment, would favour short ones.
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
     bar = tqdm(total=episodes, desc="scoring", unit="episode", leave=False, delay=10)
-    cuda = [0] if torch.cuda.is_initialized() else []
-    with bar, torch.random.fork_rng(cuda):  # training's random state stays
+    gpus = [0] if torch.cuda.is_initialized() else []
+    with bar, torch.random.fork_rng(gpus):  # training goes on with the random state it had
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
         while sum(map(len, played)) < episodes:
@@ -460,14 +526,15 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
                 if len(played[n]) < quota[n]:
                     played[n].append((episode_return, length))
                     bar.update()
-    returns, lengths = map(list, zip(*sum(played, []), strict=True))
+    played = sum(played, [])  # one list, ordered by environment
+    returns, lengths = [r for r, _ in played], [length for _, length in played]
     error = statistics.stdev(returns) / episodes**0.5 if episodes > 1 else None
     score = {"mean": statistics.fmean(returns), "standard_error": error, "episodes": episodes}
     return score | {"returns": returns, "lengths": lengths}
 
 
 class ForgettingEnvs:
-    """Environments that have a student forget an episode where it ends; for `evaluate`."""
+    """Environments for `evaluate` that make a student forget each episode when it ends."""
 
     def __init__(self, envs, agent: PartialAgent):
         self.envs, self.agent, self.num_envs = envs, agent, envs.num_envs
@@ -477,9 +544,9 @@ class ForgettingEnvs:
         return self.envs.reset(seed=seed)
 
     def step(self, actions):
-        answer = self.envs.step(actions)
-        self.agent.reset(answer[2] | answer[3])  # terminated or truncated
-        return answer
+        obs, rewards, terminations, truncations, infos = self.envs.step(actions)
+        self.agent.reset(terminations | truncations)
+        return obs, rewards, terminations, truncations, infos
 
 
 def score_text(score: dict) -> str:
@@ -489,477 +556,644 @@ def score_text(score: dict) -> str:
 
 
 def compare_scores(score: dict, teacher_score: dict) -> str:
-    """A student's score, its teacher's and, if that is above 0, the fraction."""
-    fraction = score["mean"] / teacher_score["mean"] if teacher_score["mean"] > 0 else np.nan
-    return f"student {score_text(score)} · teacher {score_text(teacher_score)} · {fraction:.3f}"
+    """Both scores, and the student's as a fraction of the teacher's if that is positive."""
+    text = f"student {score_text(score)} · teacher {score_text(teacher_score)}"
+    student, teacher = score["mean"], teacher_score["mean"]
+    if teacher <= 0:
+        return f"{text} · difference {student - teacher:+.1f}"
+    errors = [s["standard_error"] for s in (score, teacher_score)]
+    if None in errors:  # of a single episode
+        return f"{text} · fraction {student / teacher:.3f}"
+    # The standard error of a quotient of two independent means, to first order
+    error = math.hypot(errors[0], errors[1] * student / teacher) / teacher
+    return f"{text} · fraction {student / teacher:.3f} ± {error:.3f}"
 
 
-class RewardNormalizer(nn.Module):
-    """Rewards over the running deviation of their discounted sum, as SB3's VecNormalize."""
+class RewardNormalizer:
+    """Divides rewards by the running deviation of the discounted return, as SB3's VecNormalize."""
 
     def __init__(self, num_envs: int):
-        super().__init__()
-        self.register_buffer("returns", torch.zeros(num_envs, dtype=torch.float64))
-        # mean, variance and count of the discounted returns so far
-        self.register_buffer("moments", torch.tensor([0, 1, 1e-4], dtype=torch.float64))
+        self.returns = np.zeros(num_envs)  # discounted
+        self.moments = RunningMeanStd()
 
-    def forward(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """A rollout's rewards and ends (T, N) to scaled rewards (T, N), step after step."""
-        returns, moments, scaled = self.returns.numpy(), self.moments.tolist(), rewards.copy()
+    def __call__(self, rewards: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """Scale the rewards of a rollout (T, N), step by step."""
+        scaled = np.zeros_like(rewards)
         for t in range(len(rewards)):
-            returns[:] = 0.99 * returns + rewards[t]  # VecNormalize's own γ; written to the buffer
-            moments = merge_moments(*moments, returns.mean(), returns.var(), len(returns))
-            scaled[t] /= np.sqrt(moments[1] + 1e-8)
-            returns[ended[t]] = 0
-        self.moments.copy_(torch.tensor(moments))
+            self.returns = 0.99 * self.returns + rewards[t]  # VecNormalize's default γ
+            self.moments.update(self.returns)
+            scaled[t] = rewards[t] / np.sqrt(self.moments.var + 1e-8)
+            self.returns[ended[t]] = 0
         return scaled.clip(-10, 10)
 
+    def state_dict(self) -> dict:
+        moments = float(self.moments.mean), float(self.moments.var), self.moments.count
+        return {"returns": torch.from_numpy(self.returns), "moments": moments}
 
-def merge_moments(mean_a, var_a, count_a, mean_b, var_b, count_b):
-    """Mean, variance and count of two samples put together (Chan et al., 1979)."""
-    count, delta = count_a + count_b, mean_b - mean_a
-    spread = var_a * count_a + var_b * count_b + delta**2 * count_a * count_b / count
-    return mean_a + delta * count_b / count, spread / count, count
+    def load_state_dict(self, state: dict) -> None:
+        self.returns = state["returns"].numpy()
+        self.moments.mean, self.moments.var, self.moments.count = state["moments"]
 
 
 # ------------------------------------------------------------------------------- Runs, checkpoints
 class UserError(Exception):
-    """Something a user can cause and mend: one line on stderr, exit status 2."""
+    """A mistake that the user can fix: `main` prints it in one line, without a traceback."""
 
 
-class Run:
-    """A run's folder and all that is not the method: logs, checkpoints, resuming.
+class Run(ExitStack):
+    """The folder of a run: its logs and checkpoints. It closes all that was opened for the run.
 
-    agent.safetensors is a whole policy; training_state.pt, all that the rest of the run depends on,
-    so that on a CPU it goes on bit for bit, given equal versions and threads. They hold no code.
+    agent.safetensors is the policy. training_state.pt is everything that the rest of the run
+    depends on: a resumed run ends with the same weights, bit for bit (same CPU and packages).
     """
 
-    def __init__(self, args, suite: str = ""):
-        """Take the arguments, or those of the run to resume. Raises UserError."""
-        self.script, self.args, self.state = Path(__file__).stem, args, None
-        self.command = f"python {self.script}.py {suite}".strip()
+    def __init__(self, args, subcommand: str = ""):
+        """Name the folder of a new run, or read the checkpoint of the run to resume.
+
+        `subcommand` is the first word after the script's name, which only the baselines have.
+        """
+        super().__init__()
+        args = plain_args(args)
+        check_args(args)
+        self.script = Path(__file__).stem
+        self.command = f"python {self.script}.py {subcommand}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
-        name = f"{args.env_id}__{self.script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.folder = Path(args.resume or args.run_dir or f"runs/{re.sub('[/:]', '-', name)}")
         if args.resume is not None:
-            if args != type(args)(resume=args.resume):
+            if args != plain_args(type(args)(resume=args.resume)):  # the others have their defaults
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
+            self.folder = Path(args.resume)
             self.state = read_training_state(self.folder, self.command, args)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
-        elif self.folder.exists() or not str(self.folder).isprintable():
-            reason = "exists or is no plain name; give another, or go on with --resume"
-            raise UserError(f"--run-dir {self.folder}: {reason}")
-        check_args(self.args)
-        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
-        self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
-        self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
+        else:
+            self.state, self.args = None, args
+            name = f"{args.env_id}__{self.script}__{args.seed}__{datetime.now():%Y%m%d-%H%M%S-%f}"
+            name = name.replace("/", "-").replace(":", "-")
+            self.folder = Path(args.run_dir or f"runs/{name}")
+            check_new_folder(self.folder)
+        if self.args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no GPU; use --device cpu")
+        rollout = self.args.num_envs * self.args.num_steps
+        self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
+        self.step = self.history["steps"]  # environment steps so far
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # at the end, as it was
 
-    def start(self, header: dict, parts: dict, teacher: dict | None = None) -> None:
-        """Put `parts`, which have a state_dict, where a stopped run left them; begin to log."""
+    def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
+        """Lock the folder, restore a resumed run, and begin to log.
+
+        `header` describes the agent. `parts` are all objects whose state_dict is saved.
+        """
         wandb = importlib.import_module("wandb") if self.args.track else None
-        self.header, self.parts, self.saved = header, parts, time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=self.state is not None)
-        self.lock = FileLock(self.folder / "lock")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # On a file system without locks this fails, instead of letting two processes write.
+        lock = FileLock(self.folder / "lock", timeout=0, fallback_to_soft=False)
         try:
-            self.lock.acquire(timeout=1)
+            self.enter_context(lock)
         except Timeout as error:
-            raise UserError(f"{self.folder}: another process trains this run; let it") from error
-        if (self.folder / "result.json").exists():
-            raise UserError(f"{self.folder}: another process has just finished this run")
-        if self.history.setdefault("teacher", teacher) != teacher:
-            raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
-        if self.state:
+            advice = "another process is training this run; wait for it or stop it"
+            raise UserError(f"{self.folder}: {advice}") from error
+        except OSError as error:
+            advice = "choose a --run-dir on a local disk"
+            raise UserError(f"{self.folder}: cannot be locked ({error}); {advice}") from error
+        env_id = self.args.env_id.split(":")[-1]  # without the module that registers it
+        self.header = {"format": "ppd-agent-2", "script": self.script, "env_id": env_id}
+        self.header |= {"seed": self.args.seed, **header}
+        self.parts, self.can_continue = parts, True
+        self.saved_at = self.started_at = time.monotonic()
+        self.first_step = self.step
+        if teacher_header and teacher_header["env_id"] != env_id:
+            print(f"WARNING: the teacher was trained in {teacher_header['env_id']}")
+
+        if self.state is not None:
+            if self.history["teacher"] != teacher_header:
+                raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
             for name, part in parts.items():
                 part.load_state_dict(self.state[name])
             torch.set_rng_state(self.state["torch_rng"])
-            if self.state["cuda_rng"] is not None and torch.cuda.is_available():
+            if self.args.device == "cuda":
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        here = header | {"env_id": self.env_id}
-        keys = ("env_id", "frame_skip", "distribution_mode", "num_levels", "start_level")
-        other = [f"{k} {teacher.get(k)}" for k in keys if (teacher or here).get(k) != here.get(k)]
-        self.history["warnings"] = [f"the teacher was trained with {setting}" for setting in other]
-        self.save()
-        if wandb:
-            here = {"dir": self.folder, "name": self.folder.name, "resume": "auto"}
-            try:
-                wandb.init(config=vars(self.args), sync_tensorboard=True, **here)
-            except wandb.Error as error:
-                raise UserError(f"--track: {error}") from error
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
-        rows = "\n".join(f"|{key}|{value}|" for key, value in vars(self.args).items())
-        self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
-        command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
-        print(*self.history["warnings"], f"once stopped, go on with: {command}", sep="\n")
-        atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
-        bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
-        self.bar = tqdm(total=self.total, initial=self.step, **bar)
+        else:
+            self.history["teacher"] = teacher_header
+            self.save()
 
-    def due(self, every: int, steps: int) -> bool:
-        """Whether the last `steps` led to a multiple of `every`, or past one; never for 0."""
-        return every > 0 and self.step // every > (self.step - steps) // every
+        if wandb:
+            names = {"dir": self.folder, "name": self.folder.name, "resume": "auto"}
+            wandb.init(config=vars(self.args), sync_tensorboard=True, **names)
+            self.callback(wandb.finish)  # so that the next run of this process is a separate one
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
+        self.callback(self.writer.close)
+        rows = "\n".join(f"|{name}|{value}|" for name, value in vars(self.args).items())
+        self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
+        self.push(self.say_how_to_continue)  # to be called at the end, with the error if any
+        print(f"if stopped, continue with: {self.command} --resume {self.folder}")
+        bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
+        self.bar = self.enter_context(tqdm(total=self.total, initial=self.step, **bar))
+
+    def say_how_to_continue(self, error_type, error, traceback) -> None:
+        """Print the command to resume, if the run ends by an error or Ctrl-C."""
+        if error_type is not None and self.can_continue:
+            print(f"stopped; continue with: {self.command} --resume {self.folder}")
 
     def log(self, metrics: list[dict], scalars: dict, episodes: list) -> None:
-        """Log means of the minibatches' metrics, scalars, and the episodes that ended.
+        """Log mean metrics of the minibatches, other scalars, and the episodes that ended.
 
-        Raises UserError, before anything is saved, where a loss or weight is no number any more.
+        Raises UserError if a loss or a weight is NaN or infinite, before that is saved.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
-        if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
-            advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
-            atexit.unregister(print)  # it would end so again
+        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        self.can_continue = bool(weights.isfinite().all() and np.isfinite([*means.values()]).all())
+        if not self.can_continue:  # resuming would end in the same NaN
+            advice = "start a new run with a lower --learning-rate"
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
-        scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
+        seconds = time.monotonic() - self.started_at
+        scalars = means | scalars | {"charts/SPS": (self.step - self.first_step) / seconds}
         if episodes:
-            _, mean_return, length = map(statistics.fmean, zip(*episodes, strict=True))
-            scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": length}
+            mean_return = statistics.fmean(episode_return for _, episode_return, _ in episodes)
+            mean_length = statistics.fmean(length for _, _, length in episodes)
+            scalars["charts/episodic_return"] = mean_return
+            scalars["charts/episodic_length"] = mean_length
             self.history["curve"].append([self.step, mean_return, len(episodes)])
-            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+            self.bar.set_postfix_str(f"return in training {mean_return:.1f}", refresh=False)
         self.bar.update(self.step - self.bar.n)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, self.step)
 
     def log_evaluation(self, score: dict, kind: str = "") -> None:
-        """A point of a curve of evaluations."""
-        point = [self.step, score["mean"], score["standard_error"]]
-        self.history.setdefault(f"evaluations{kind}", []).append(point)
-        self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
+        """Log the score of an evaluation during training; keep the policy that scored best.
 
-    def save(self, every: float = 0.0) -> None:
-        """Write policy and training state if that was so many seconds ago, and at the end."""
-        seconds = time.monotonic() - self.saved
-        if seconds < every and self.step < self.total:
-            return
-        self.saved += seconds
-        self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-2", "script": self.script, "env_id": self.env_id}
-        header |= {"seed": self.args.seed, "steps": self.step, **self.header}
+        `kind` names a second curve: Procgen is also evaluated on its training levels.
+        """
+        points = self.history.setdefault(f"evaluations{kind}", [])
+        points.append([self.step, score["mean"], score["standard_error"]])
+        self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
+        if not kind and score["mean"] >= max(mean for _, mean, _ in points):
+            self.save_agent("best.safetensors")
+
+    def save_if_due(self) -> None:
+        """Save a checkpoint if the last is --save-every seconds old, or training is complete."""
+        if time.monotonic() - self.saved_at >= self.args.save_every or self.step >= self.total:
+            self.save()
+
+    def save(self) -> None:
+        """Write agent.safetensors and training_state.pt."""
+        now = time.monotonic()
+        self.history["steps"] = self.step
+        self.history["seconds"] += now - self.saved_at
+        self.saved_at = now
+        self.save_agent("agent.safetensors")
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
         state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
         state["torch_rng"] = torch.get_rng_state()
-        state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.device == "cuda" else None
         torch.save(state, buffer := io.BytesIO())
         write_file(self.folder / "training_state.pt", buffer.getvalue())
 
-    def finish(self, **facts) -> dict:
-        """Write the policy with its score, and result.json, which is returned."""
-        for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
-            self.header[name] = {k: v for k, v in facts[name].items() if type(v) is not list}
-        self.saved = time.monotonic()  # the final scores count for no second of training
+    def save_agent(self, name: str) -> None:
+        """Write the present policy."""
+        header = self.header | {"steps": self.step}
+        write_file(self.folder / name, pack_agent(self.parts["agent"].state_dict(), header))
+
+    def finish(self, **scores) -> dict:
+        """Write the final checkpoint, with its scores, and result.json; returns the latter."""
+        for name, score in scores.items():
+            if name in ("score", "score_training"):  # without the lists of single episodes
+                self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
+        self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
-        facts |= {"script": self.script, "args": asdict(self.args), **self.history}
-        facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
-        for p in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen", "procgen-mirror"):
-            with suppress(importlib.metadata.PackageNotFoundError):
-                facts["versions"][p] = importlib.metadata.version(p)
-        git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
-        with suppress(OSError):
-            facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-        write_file(self.folder / "result.json", json.dumps(facts).encode())
-        atexit.unregister(print)
-        self.writer.close()
-        self.lock.release()
-        return facts
+        result = {"script": self.script, "args": asdict(self.args), **self.history, **scores}
+        result["steps_per_second"] = self.step / self.history["seconds"]
+        result["versions"] = {d.name: d.version for d in importlib.metadata.distributions()}
+        git = f"git -C '{Path(__file__).parent}' describe --always --dirty --abbrev=12 2>/dev/null"
+        result["git_commit"] = subprocess.getoutput(git)
+        write_file(self.folder / "result.json", json.dumps(result).encode())
+        return result
 
 
 def check_args(args) -> None:
-    """Raises UserError for a number out of its range, or a GPU that is not there."""
-    may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
-    may_be_0 += "eval_every save_every start_level"
-    highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_steps": 2**16}
-    highest |= {"num_workers": 2**8, "env_threads": 2**10, "torch_threads": 2**10}
-    highest |= {"hidden_sizes": 2**14, "episodes": 2**20, "frame_skip": 2**10}
+    """Raises UserError for values that would train nonsense, or fail only at the end."""
+    may_be_0 = {"seed", "gamma", "gae_lambda", "ent_coef", "vf_coef", "pg_coef", "critic_warmup"}
+    may_be_0 |= {"distill_lambda", "distill_lambda_final", "eval_every", "save_every"}
+    may_be_0 |= {"start_level"}  # of Procgen
     for name, value in vars(args).items():
-        for number in value if isinstance(value, tuple) else (value,):
-            low = 0 if name in may_be_0.split() else 1 if type(number) is int else 1e-12
-            high = highest.get(name, 2**40)
-            if type(number) in (int, float) and not low <= number <= high:
-                raise UserError(f"--{name.replace('_', '-')} {number}: give {low} to {high}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU; use --device cpu, or resume on one")
+        flag = f"--{name.replace('_', '-')}"
+        if value in ("", []):  # as from an unset variable of the shell
+            raise UserError(f"{flag} is empty; give a value, or leave the flag out")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            highest = 1 if name in ("gamma", "gae_lambda") else sys.float_info.max
+            if not 0 <= number <= highest or (number == 0 and name not in may_be_0):
+                lowest = "at least 0" if name in may_be_0 else "above 0"
+                limit = " and at most 1" if highest == 1 else ""
+                raise UserError(f"{flag} {number}: must be {lowest}{limit}")
+
+
+def plain_args(args):
+    """The arguments as numbers, strings and lists, which can be saved, with full paths.
+
+    Code that calls `train` may give Paths and NumPy numbers. Raises UserError for other types.
+    """
+
+    def convert(value):
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+            return value.tolist()
+        raise UserError(f"argument {value!r}: give a number, a string, or a tuple of numbers")
+
+    args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
+    for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
+        if getattr(args, name, None):
+            setattr(args, name, os.path.abspath(getattr(args, name)))
+    return args
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises UserError if a new run cannot begin in this folder."""
+    if (folder / "training_state.pt").exists():
+        raise UserError(f"{folder} has a run; continue it with --resume, or give another --run-dir")
+    # A run that was stopped before its first checkpoint leaves only these.
+    ours = {"lock", "agent.safetensors", "agent.safetensors.partial", "training_state.pt.partial"}
+    if folder.exists() and {path.name for path in folder.iterdir()} - ours:
+        raise UserError(f"{folder} is not empty; give another --run-dir")
 
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
-    """An agent.safetensors. Its header is one entry: several are written in any order."""
+    """The content of an agent.safetensors."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return to_safetensors(tensors, {"header": json.dumps(header, sort_keys=True)})
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
+    """Replace a file in one step, so that a killed process never leaves half of it."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
 
 
 def read_training_state(folder: Path, command: str, args) -> dict:
-    """What `Run.save` wrote. Raises UserError for a run that cannot go on."""
+    """The checkpoint of a stopped run. Raises UserError if it cannot be resumed."""
+    path = folder / "training_state.pt"
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
+    if not path.exists():
+        advice = f"start it again, with --run-dir {folder}"
+        raise UserError(f"--resume {folder}: training_state.pt is missing; {advice}")
     try:
-        path = folder / "training_state.pt"
-        assert not zipfile.ZipFile(path).testzip()  # torch.load checks no sums
+        if zipfile.ZipFile(path).testzip() is not None:  # torch.load does not verify checksums
+            raise ValueError("wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
         found, names = state["command"], state["args"].keys()
-    except Exception as error:  # torch raises many kinds
-        raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
-    if found != command or names != vars(args).keys():
-        raise UserError(f"--resume {folder}: a run of `{found}`, maybe older; resume it with that")
+    except Exception as error:  # torch.load raises many types
+        raise UserError(f"--resume {folder}: training_state.pt is damaged") from error
+    if found != command:
+        raise UserError(f"--resume {folder}: resume this run with `{found}`")
+    if names != vars(args).keys():
+        advice = "use the version that began this run"
+        raise UserError(f"--resume {folder}: another version of {command}; {advice}")
     return state
 
 
-def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
-    """A frozen agent and its header, from a stranger's file, which can run nothing.
-
-    `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
-    """
+def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
+    """Tensors and header of an agent.safetensors, which cannot hold code. Raises UserError."""
+    path = Path(path) / "agent.safetensors" if Path(path).is_dir() else Path(path)
     try:
-        if Path(path).is_dir():
-            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("header", "{}")
+            header = json.loads((file.metadata() or {}).get("header", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(text, parse_constant=int)
-        if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
-            raise ValueError(f"not an agent of this version, or for {header.get('suite')}")
-        kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
-        wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
-        if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
-            raise ValueError(f"its header has an odd {', '.join(wrong) or 'env_id'}")
-        for name, tensor in tensors.items():
-            bad = tensor.isnan() if name.startswith("action_") else ~tensor.isfinite()
-            if bad.any() or name == "obs_var" and (tensor < 0).any():
-                raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
-        agent = make(tensors, header)
+    except (OSError, SafetensorError) as error:
+        advice = f"train a teacher with ppo_teacher_{suite}.py"
+        if path.exists():
+            advice = "if another library wrote it, use convert.py import"
+        raise UserError(f"{path}: not an agent.safetensors ({error}); {advice}") from error
+    if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
+        found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
+        raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
+    for name, tensor in tensors.items():
+        if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
+            raise UserError(f"{path}: {name} holds NaN or infinite numbers")
+    return tensors, header
+
+
+def load_mujoco_agent(path, envs=None) -> tuple[MujocoAgent, dict]:
+    """A frozen agent and its header. Raises UserError if it does not fit `envs`, where given."""
+    tensors, header = read_agent(path, "mujoco")
+    low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
+    if envs is not None:
+        box = envs.single_action_space
+        needed = *envs.single_observation_space.shape, *box.shape, box.dtype.kind == "f"
+        if (obs_dim, len(low), low.is_floating_point()) != needed:
+            sizes = f"{obs_dim} observations, {len(low)} actions"
+            advice = f"give --env-id {header['env_id']}, or another file"
+            raise UserError(f"{path}: is for {header['env_id']} ({sizes}); {advice}")
+    imported = {key: header[key] for key in ("activation", "critic_sizes") if key in header}
+    agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
+    tensors.setdefault("obs_clip", agent.obs_clip)  # missing in the first checkpoints
+    if "critic.0.bias" not in tensors:
+        agent.critic = None  # an imported teacher may have no critic
+    try:
         agent.load_state_dict(tensors)
-    except Exception as error:  # a stranger's file may raise any
-        damaged = isinstance(error, SafetensorError)
-        pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
-        reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
-        remedy = f"train one with ppo_teacher_{suite}.py"
-        raise UserError(f"{path}: no sound {suite} agent ({reason}); {remedy}") from error
+    except RuntimeError as error:  # the header describes other layers
+        raise UserError(f"{path}: {error}") from error
     return agent.eval().requires_grad_(False), header
 
 
-def load_mujoco_agent(path, sizes: tuple | None = None) -> tuple[MujocoAgent, dict]:
-    """A frozen agent, if it is for sizes (D, A, dtype of actions), and its header."""
-
-    def make(tensors, header):
-        low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
-        found = obs_dim, *low.shape, low.numpy().dtype
-        if sizes not in (None, found):
-            raise ValueError(f"its sizes are {found}, not {sizes}")
-        imported = {name: header[name] for name in ("activation", "critic_sizes") if name in header}
-        agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
-        tensors.setdefault("obs_clip", agent.obs_clip)  # the first files have none
-        if "critic.0.bias" not in tensors:
-            agent.critic = None  # an imported teacher may have none
-        return agent
-
-    return load_agent(path, "mujoco", make)
-
-
 def load_partial_agent(path) -> tuple[PartialAgent, dict]:
-    """A frozen student of this script, and its header."""
+    """A frozen student of this script and its header. Raises UserError for other agents."""
+    tensors, header = read_agent(path, "mujoco")
+    if "memory" not in header:
+        raise UserError(f"{path}: not a student of ppd_mujoco_lstm.py")
+    low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
+    layers = {name: header[name] for name in ("observed", "hidden_sizes", "memory", "critic")}
+    agent = PartialAgent(low, high, obs_dim, **layers)
+    agent.load_state_dict(tensors)
+    return agent.eval().requires_grad_(False), header
 
-    def make(tensors, header):
-        bounds, places = (tensors["action_low"], tensors["action_high"]), len(tensors["obs_mean"])
-        if not all(type(n) is int and 0 <= n < places for n in header["observed"]):
-            raise ValueError("it sees places that are not there")
-        sizes = {name: header[name] for name in ("observed", "hidden_sizes", "memory", "critic")}
-        return PartialAgent(*bounds, places, **sizes)
 
-    return load_agent(path, "mujoco", make)
+def load_partial_start(path, agent: PartialAgent, layers: dict, envs) -> None:
+    """Give `agent` the policy and statistics of another student, and its critic if that fits.
+
+    Raises UserError if the policies have different layers, or see different parts.
+    """
+    start, header = load_partial_agent(path)
+    (obs_dim,), (action_dim,) = envs.single_observation_space.shape, envs.single_action_space.shape
+    found = f"{len(start.obs_mean)} observations and {len(start.action_low)} actions"
+    if found != (needed := f"{obs_dim} observations and {action_dim} actions"):
+        raise UserError(
+            f"--init {path} is of {header['env_id']}, with {found}; this environment has {needed}"
+        )
+    for name in ("observed", "hidden_sizes", "memory"):
+        if header[name] != layers[name]:
+            flag = {"observed": "observe"}.get(name, name).replace("_", "-")
+            raise UserError(f"--init {path}: its --{flag} is {header[name]}, not {layers[name]}")
+    if not have_same_layers(start.critic, agent.critic):
+        start.critic = None
+    agent.load_state_dict(start.state_dict(), strict=False)
+
+
+def have_same_layers(network: nn.Module | None, other: nn.Module) -> bool:
+    """Whether the weights of one network fit the other."""
+    shapes = [parameter.shape for parameter in other.parameters()]
+    return network is not None and [weights.shape for weights in network.parameters()] == shapes
 
 
 # ------------------------------------------------------------------------------- Environments
 def find_observed(observe: str, env_id: str, obs_dim: int) -> list[int]:
-    """The places of an observation that --observe names. Raises UserError."""
+    """The indices of the numbers of an observation that --observe names. Raises UserError."""
     # Gymnasium's observations begin with the positions; velocities, then forces follow.
     positions = {"Ant": 13, "HalfCheetah": 8, "Hopper": 5, "Humanoid": 22, "Swimmer": 3}
     robot = env_id.split(":")[-1].rpartition("-v")[0]
     count = (positions | {"Walker2d": 8}).get(robot)
-    named = {"positions": range(count), "velocities": range(count, obs_dim)} if count else {}
-    named["all"] = range(obs_dim)
-    try:
-        places = named.get(observe) or [int(place) for place in observe.split(",")]
-        return sorted({range(obs_dim).index(place) for place in places})
-    except ValueError as error:
-        choices = f"{', '.join(named)}, or places from 0 to {obs_dim - 1}, as 0,1,4"
-        raise UserError(f"--observe {observe}: for {env_id} give {choices}") from error
+    named = {"all": range(obs_dim)}
+    if count is not None:
+        named = {"positions": range(count), "velocities": range(count, obs_dim)} | named
+    if observe in named:
+        return list(named[observe])
+    indices = observe.split(",")
+    if not all(index.isdecimal() and int(index) < obs_dim for index in indices):
+        choices = f"{', '.join(named)}, or indices from 0 to {obs_dim - 1}, as 0,1,4"
+        raise UserError(f"--observe {observe}: for {env_id} give {choices}")
+    return sorted({int(index) for index in indices})
 
 
 def make_mujoco_env(env_id: str, **options) -> gym.Env:
-    """One environment with observations (D,) and actions (A,). Raises UserError for other ids."""
-    with warnings.catch_warnings():  # the paper's are the v4: the advice to take v5 is not for us
-        warnings.simplefilter("ignore")
+    """An environment with flat observations and actions. Raises UserError for other ids."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to use v5; the paper uses v4
         try:
             env = gym.make(env_id, disable_env_checker=True, **options)
         except (gym.error.Error, ImportError, ValueError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())  # a library that is missing
-            raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
-    if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
+            reason = error.__cause__ or error  # the cause can name a missing system library
+            raise UserError(f"--env-id {env_id}: {reason}; try Hopper-v4") from error
+    if env.spec.id != env_id.split(":")[-1]:  # without a version Gymnasium takes the latest
         raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
     actions = env.action_space
-    if isinstance(actions, gym.spaces.Discrete):
+    if isinstance(actions, gym.spaces.Discrete):  # the agent gives it as a one-hot row
         one_hot = gym.spaces.Box(0, 1, (int(actions.n),), np.int8)
         env = gym.wrappers.TransformAction(env, lambda row: actions.start + row.argmax(), one_hot)
     for space in (env.observation_space, env.action_space):
-        flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-        if not flat or space is actions and space.dtype.kind != "f":  # integers would be one-hot
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"--env-id {env_id}: has {space}; use flat Boxes of floats or Discrete")
+    if isinstance(actions, gym.spaces.Box) and actions.dtype.kind != "f":
+        raise UserError(f"--env-id {env_id}: has {actions}; use flat Boxes of floats or Discrete")
     return env
 
 
-class ReplayableEnv:
-    """One environment with same-step autoreset, whose running episode can be played again."""
+class EnvGroup:
+    """The environments of one process. Each is reset in the step that ends its episode."""
 
-    def __init__(self, env_id: str):
-        self.env = make_mujoco_env(env_id)
+    def __init__(self, make_envs: list):
+        self.envs = [make_env() for make_env in make_envs]
+        box = self.envs[0].observation_space
+        self.obs = np.zeros((len(self.envs), *box.shape), box.dtype)
 
-    def reset(self, start: int | dict | None):
-        """Start an episode from a seed, from random numbers as they were, or as they are; obs."""
-        generator = self.env.unwrapped.np_random.bit_generator
-        if isinstance(start, dict):
-            generator.state = start
-        self.start = generator.state if start is None else start
-        self.actions, self.episode_return = [], 0.0
-        return self.env.reset(seed=start if isinstance(start, int) else None)[0]
+    def random_state(self, n: int) -> dict | None:
+        """The state of an environment's random numbers; None if they are not NumPy's Generator."""
+        generator = getattr(self.envs[n].unwrapped.np_random, "bit_generator", None)
+        return None if generator is None else generator.state
 
-    def step(self, action: np.ndarray):
-        """obs, reward, terminated, truncated, and (final obs, return, length) where it ended."""
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        self.actions.append(action)
-        self.episode_return += float(reward)
-        if not (terminated or truncated):
-            return obs, reward, terminated, truncated, None
-        final = obs, self.episode_return, len(self.actions)
-        return self.reset(None), reward, terminated, truncated, final  # obs of the next episode
+    def reset(self, seeds: list) -> tuple:
+        """Start episodes, each from its seed or, for None, from the present random state.
 
-    def get_episode(self, _):
-        """How the running episode started, and its actions since."""
-        return self.start, np.array(self.actions)
+        Returns obs (n, D) and the random states from before the resets, which use them.
+        """
+        states = []
+        for n, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            states.append(self.random_state(n))
+            self.obs[n], _ = env.reset(seed=seed)
+        return self.obs, states
 
-    def replay(self, episode):
-        """Play an episode again; the obs it comes to."""
-        obs = self.reset(episode[0])
-        for action in episode[1]:
-            obs, *_ = self.step(action)
-        return obs
+    def replay(self, episodes: list) -> tuple:
+        """Start episodes as they once started, and take their actions: obs (n, D), returns.
+
+        An episode is (start, actions); start is a seed, a random state, or None if not known.
+        """
+        returns = []
+        for n, (env, (start, actions)) in enumerate(zip(self.envs, episodes, strict=True)):
+            if isinstance(start, dict):
+                env.unwrapped.np_random.bit_generator.state = start
+            self.obs[n], _ = env.reset(seed=start if isinstance(start, int) else None)
+            returns.append(0.0)
+            for action in actions:
+                self.obs[n], reward, terminated, truncated, _ = env.step(action)
+                returns[n] += np.asarray(reward).item()
+                # The recorded episode did not end here: the simulator does not repeat itself.
+                if terminated or truncated:
+                    self.obs[n], _ = env.reset()
+        return self.obs, returns
+
+    def step(self, actions: np.ndarray) -> tuple:
+        """Actions (n, A) to obs (n, D), rewards, terminations and truncations (n,), and `ends`.
+
+        For each episode that ended, `ends` has its last observation and the random state from
+        which the next one started. obs then is the first of the next one.
+        """
+        rewards, ends = np.zeros(len(self.envs)), {}
+        terminations, truncations = np.zeros((2, len(self.envs)), dtype=bool)
+        for n, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            self.obs[n], reward, terminations[n], truncations[n], _ = env.step(action)
+            rewards[n] = np.asarray(reward).item()  # some environments give an array
+            if terminations[n] or truncations[n]:
+                ends[n] = self.obs[n].copy(), self.random_state(n)
+                self.obs[n], _ = env.reset()
+        return self.obs, rewards, terminations, truncations, ends
 
 
-def run_worker(pipe, parents_end, env_id: str, num_envs: int) -> None:
-    """In a process of its own: have its environments do what comes through the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends,
-    parents_end.close()  # and with it the pipe: a forked process would keep it open
+def run_worker(pipe, parent_pipe, make_envs: list) -> None:
+    """The main function of a worker process: call methods of its EnvGroup on request."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, then this one
+    # This process inherited a copy of the parent's end of the pipe. While that is open, recv()
+    # would wait for ever, instead of raising EOFError, when the parent has ended.
+    parent_pipe.close()
     with suppress(EOFError, ConnectionError):
-        envs = [ReplayableEnv(env_id) for _ in range(num_envs)]
-        while True:
-            method, arguments = pipe.recv()
-            pipe.send([getattr(env, method)(arg) for env, arg in zip(envs, arguments, strict=True)])
+        try:
+            group = EnvGroup(make_envs)
+            while True:
+                method, argument = pipe.recv()
+                pipe.send((getattr(group, method)(argument), None))
+        except Exception as error:
+            pipe.send((None, f"{type(error).__name__}: {error}"))
+            raise
 
 
 class MujocoVectorEnv(gym.vector.VectorEnv):
-    """N environments, shared out between this process and its workers, with same-step autoreset.
+    """N environments in this process and worker processes, with same-step autoreset.
 
-    Bitwise equal to Gymnasium's SyncVectorEnv. (Its AsyncVectorEnv runs a process per environment,
-    and waking 18 of them costs more than physics.)
+    It equals Gymnasium's SyncVectorEnv, bit for bit. AsyncVectorEnv is slower: it has a process per
+    environment, and to wake 18 of them takes longer than the physics.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id: str, num_envs: int, num_workers: int):
-        edges = np.linspace(0, num_envs, min(num_workers, num_envs) + 1).round().astype(int)
-        self.num_envs, self.shares = num_envs, list(zip(edges, edges[1:], strict=False))
-        self.own_envs = [ReplayableEnv(env_id) for _ in range(edges[1])]
-        self.single_observation_space = self.own_envs[0].env.observation_space
-        self.single_action_space = self.own_envs[0].env.action_space
-        # A fork starts at once; these processes run no torch, whose threads a fork would miss.
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self.pipes = []  # a worker ends with its pipe: with this object, or this process
-        for start, stop in self.shares[1:]:
-            pipe, workers_end = context.Pipe()
-            arguments = workers_end, pipe, env_id, stop - start
-            context.Process(target=run_worker, args=arguments, daemon=True).start()
-            workers_end.close()
+        self.env_id = env_id
+        self.start_workers([partial(make_mujoco_env, env_id)] * num_envs, num_workers)
+
+    def start_workers(self, make_envs: list, num_workers: int) -> None:
+        """Make the environments, by a function for each, in this process and in workers."""
+        if multiprocessing.current_process().daemon:
+            num_workers = 1  # a worker of multiprocessing.Pool cannot start processes
+        self.num_envs, self.pipes = len(make_envs), []
+        count = min(num_workers, self.num_envs)
+        edges = np.linspace(0, self.num_envs, count + 1).round().astype(int)
+        self.shares = [slice(start, stop) for start, stop in pairwise(edges)]
+        self.own_group = EnvGroup(make_envs[self.shares[0]])
+        self.single_observation_space = self.own_group.envs[0].observation_space
+        self.single_action_space = self.own_group.envs[0].action_space
+        for share in self.shares[1:]:
+            pipe, worker_pipe = multiprocessing.Pipe()
+            worker_args = worker_pipe, pipe, make_envs[share]
+            multiprocessing.Process(target=run_worker, args=worker_args, daemon=True).start()
+            worker_pipe.close()
             self.pipes.append(pipe)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close_extras(self, **kwargs):
+        """End the worker processes."""
+        for pipe in self.pipes:
+            pipe.close()
+
     def call(self, method: str, arguments) -> list:
-        """Call `method` of each environment with its row of `arguments`. Raises UserError."""
-        own, *theirs = [arguments[start:stop] for start, stop in self.shares]
+        """Call a method of each group with its share of the arguments; returns their answers."""
+        own_arguments, *others = [arguments[share] for share in self.shares]
         try:
-            for pipe, share in zip(self.pipes, theirs, strict=True):
+            for pipe, share in zip(self.pipes, others, strict=True):
                 pipe.send((method, share))
-            answers = [getattr(e, method)(a) for e, a in zip(self.own_envs, own, strict=True)]
-            return answers + [answer for pipe in self.pipes for answer in pipe.recv()]
+            answers = [getattr(self.own_group, method)(own_arguments)]
+            for pipe in self.pipes:
+                answer, error = pipe.recv()
+                if error:
+                    advice = "--num-workers 1 shows where"
+                    raise UserError(f"{self.env_id} failed in a worker process: {error}; {advice}")
+                answers.append(answer)
         except (EOFError, ConnectionError) as error:
-            raise UserError("a process with environments has died; out of memory?") from error
+            raise UserError("an environment process was killed; is memory short?") from error
+        return answers
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start new episodes, environment n from seed + n. Returns obs (N, D) and no infos."""
+        """Start new episodes, environment n with seed + n. Returns obs (N, D) and no infos."""
         seeds = [None if seed is None else seed + n for n in range(self.num_envs)]
-        self.obs = np.array(self.call("reset", seeds))
+        obs, states = zip(*self.call("reset", seeds), strict=True)
+        self.obs = np.concatenate(obs)
+        self.check_finite("observation", self.obs)
+        # The running episodes: how each started, its actions and its return so far.
+        self.starts = sum(states, []) if seed is None else seeds
+        self.actions = [[] for _ in seeds]
+        self.returns = np.zeros(self.num_envs)
         return self.obs, {}
 
     def step(self, actions: np.ndarray):
-        """Actions (N, A) to obs (N, D), rewards, terminations, truncations (N,) and infos.
+        """Actions (N, A) to obs (N, D), rewards, terminations and truncations (N,), and infos.
 
-        infos["episodes"]: (n, return, length) of each that ended; infos["final_obs"][n]: its last
-        observation. obs[n] is the first of the next one.
+        infos["episodes"] lists (n, return, length) of the episodes that just ended, and
+        infos["final_obs"][n] is the last observation of one. obs[n] starts the next episode.
+        Raises UserError for observations and rewards that are NaN or infinite.
         """
-        *arrays, finals = zip(*self.call("step", actions), strict=True)
-        self.obs, rewards, terminations, truncations = map(np.array, arrays)
-        ended = {n: final for n, final in enumerate(finals) if final}
-        infos = {"episodes": [(n, *final[1:]) for n, final in ended.items()]}
-        infos["final_obs"] = {n: final[0] for n, final in ended.items()}
+        for n, action in enumerate(actions.copy()):  # environments may change what they are given
+            self.actions[n].append(action)
+        # One tuple per process becomes one tuple per array.
+        *arrays, ends = zip(*self.call("step", actions), strict=True)
+        self.obs, rewards, terminations, truncations = map(np.concatenate, arrays)
+        self.returns += rewards
+        infos = {"episodes": [], "final_obs": {}}
+        for share, group_ends in zip(self.shares, ends, strict=True):
+            for place, (final_obs, start) in group_ends.items():
+                n = share.start + place
+                infos["episodes"].append((n, float(self.returns[n]), len(self.actions[n])))
+                infos["final_obs"][n] = final_obs
+                self.starts[n], self.actions[n], self.returns[n] = start, [], 0.0
+        self.check_finite("reward", rewards)
+        self.check_finite("observation", self.obs)
+        self.check_finite("final observation", [*infos["final_obs"].values()])
         return self.obs, rewards, terminations, truncations, infos
 
+    def check_finite(self, name: str, values) -> None:
+        """Raises UserError if some are not finite numbers."""
+        if not np.isfinite(values).all():
+            advice = "the environment is at fault, not the training"
+            raise UserError(f"--env-id {self.env_id} gave a NaN or infinite {name}: {advice}")
+
     def state_dict(self) -> dict:
-        """What it takes to play the running episodes again, and what they show."""
-        episodes = self.call("get_episode", range(self.num_envs))
-        episodes = [(start, torch.from_numpy(actions)) for start, actions in episodes]
-        return {"episodes": episodes, "obs": torch.from_numpy(self.obs)}
+        """The running episodes, and the observations that a replay must lead to."""
+        actions = [torch.from_numpy(np.array(actions)) for actions in self.actions]
+        obs = torch.from_numpy(self.obs)
+        return {"starts": list(self.starts), "actions": actions, "obs": obs}
 
     def load_state_dict(self, state: dict) -> None:
-        """Play the running episodes again, up to where they were."""
-        episodes = [(start, actions.numpy()) for start, actions in state["episodes"]]
-        self.obs = np.array(self.call("replay", episodes))
+        """Replay the running episodes."""
+        self.starts = state["starts"]
+        self.actions = [list(actions.numpy()) for actions in state["actions"]]
+        episodes = list(zip(self.starts, self.actions, strict=True))
+        obs, returns = zip(*self.call("replay", episodes), strict=True)
+        self.obs, self.returns = np.concatenate(obs), np.array(sum(returns, []))
         if not np.array_equal(self.obs, state["obs"].numpy()):
-            print("WARNING: the running episodes do not replay to where they stopped")
+            print("WARNING: this simulator does not repeat itself; the running episodes differ")
 
 
-# ------------------------------------------------------------------------------- Process
-class PatientFile(io.FileIO):
-    """A standard stream whose reader may go away: what it cannot take is dropped."""
+# ------------------------------------------------------------------------------- Main
+def train(args: Args) -> dict:
+    """Run the whole training; returns the content of result.json.
 
-    def write(self, data) -> int:
-        with suppress(OSError):
-            return super().write(data)
-        return len(data)
-
-
-def guard_process() -> None:
-    """Have a run not depend on who reads its output, or whether anything does."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
-        os.set_inheritable(number, True)  # to the next file that is opened
-    for name, number in [("stdout", 1), ("stderr", 2)]:
-        file = PatientFile(number, "w", closefd=False)
-        setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
-    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    Raises UserError for mistakes in arguments, files and environments.
+    """
+    with Run(args) as run:  # closes its files and processes, however training ends
+        return learn(run.args, run)
 
 
 def main() -> None:
     try:
         train(tyro.cli(Args, description=__doc__))
-    except (UserError, OSError, ImportError, torch.OutOfMemoryError) as error:
-        tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
+    except (UserError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())  # one line
+        tqdm.write(f"{Path(__file__).stem}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 if __name__ == "__main__":
-    guard_process()
     main()

@@ -1,42 +1,46 @@
 """Teacher-distill: the teacher acts, and the student learns to do and to value the same.
 
     python teacher_distill.py mujoco --env-id Hopper-v4
-    python teacher_distill.py procgen                  # or atari; --bfloat16 where the CPU has it
-    python teacher_distill.py mujoco --resume runs/<run>
+    python teacher_distill.py procgen                  # or atari
+    python teacher_distill.py mujoco --resume runs/<run>      # continue a stopped run
 
-The baseline of "Proximal Policy Distillation" (Spigler, TMLR 2025), Algorithm 3: the teacher
+A baseline of "Proximal Policy Distillation" (Spigler, TMLR 2025): its Algorithm 3. The teacher
 collects a short rollout, and one gradient step over all of it minimises
 
     mean[ KL(π_T ‖ π_θ) ] − α·mean[ H(π_θ) ] + c_v·mean[ (V_φ − V_T)² ]
 
-No reward enters. Differs from `student_distill.py`, Algorithm 2, only in who acts: the episodes in
-the log are the teacher's, the evaluations the student's. T steps in N environments are B samples
-(a loss's M); observations (B, D) on MuJoCo, frames (B, C, H, W) elsewhere.
+No reward is used. `student_distill.py`, Algorithm 2, differs only in who acts. So the episodes in
+the log are the teacher's here, but the evaluations are the student's.
+
+The method comes first: Args, losses, networks, training. The rest supports it: scoring, runs and
+checkpoints, environments. T steps in N environments give B samples. Observations are (B, D) on
+MuJoCo, and frames (B, C, H, W) on Atari and Procgen. Actions have A dimensions, or A choices.
 """
 
-import atexit
 import importlib.metadata
 import io
 import json
+import math
 import multiprocessing
 import os
 import re
-import shlex
 import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 import warnings
 import zipfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported
+# Idle torch threads sleep. By default they spin, which slows other processes on the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import gymnasium as gym
 import numpy as np
@@ -55,237 +59,107 @@ from tqdm import tqdm
 class Args:
     # Environment
     env_id: str = ""  # the environment
-    seed: int = 100  # of networks, sampling and environments; the paper's: 100, 200, 300, 400, 500
-    num_envs: int = 18  # environments stepped side by side, N (Table 3)
+    seed: int = 100  # seed of networks, sampling and environments; paper: 100, 200, 300, 400, 500
+    num_envs: int = 18  # number of parallel environments, N (Table 3)
 
     # Optimisation
-    total_timesteps: int = 2_000_000  # of all environments; whole rollouts, so it rounds up
-    num_steps: int = 5  # per environment and rollout, T (Appendix A.3)
-    learning_rate: float = 3e-4  # constant (Table 3)
-    adam_eps: float = 1e-5  # Adam's ε (the authors' released code)
+    total_timesteps: int = 2_000_000  # environment steps in total, rounded up to whole rollouts
+    num_steps: int = 5  # steps per environment and rollout, T (Appendix A.3)
+    learning_rate: float = 3e-4  # Adam's learning rate, constant (Table 3)
+    adam_eps: float = 1e-5  # Adam's ε (the authors' code)
     ent_coef: float = 0.0  # entropy coefficient α (Appendix A.3)
-    vf_coef: float = 0.5  # weight of the value loss, c_v (SB3's default)
-    max_grad_norm: float = 0.5  # of policy and critic together (SB3's default)
+    vf_coef: float = 0.5  # coefficient of the value loss, c_v (SB3's default)
+    max_grad_norm: float = 0.5  # gradient norm limit of policy and critic together (SB3's default)
 
     # Distillation
-    teacher: str | None = None  # its agent.safetensors; unset: teachers/<env-id>.safetensors
-    kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), the paper's; or KL(π_θ ‖ π_T)
+    teacher: str | None = None  # path of its checkpoint; default: teachers/<env-id>.safetensors
+    kl: Literal["forward", "reverse"] = "forward"  # KL(π_T ‖ π_θ), as the paper, or KL(π_θ ‖ π_T)
 
     # Logging and checkpoints
-    log_every: int = 10_000  # steps between two points of the curves, means over all between
+    log_every: int = 10_000  # steps between points of the training curves, which are means
     save_every: float = 60.0  # seconds between checkpoints
-    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__<script>__<seed>__<time>
-    resume: str | None = None  # folder of a stopped run to go on with; takes no other flag
-    track: bool = False  # also log to Weights & Biases; pip install wandb, WANDB_PROJECT says where
+    run_dir: str | None = None  # new folder; default: runs/<env>__<script>__<seed>__<time>
+    resume: str | None = None  # folder of a stopped run to continue, without any other flag
+    track: bool = False  # also log to Weights & Biases; needs `pip install wandb`
 
 
 @dataclass
 class MujocoArgs(Args):
     suite = "mujoco"
-    env_id: str = "Hopper-v4"  # the paper's: Ant, HalfCheetah, Hopper, Humanoid, Swimmer, each -v4
-    num_workers: int = min(torch.get_num_threads(), 6)  # processes stepping them, with this one
-    device: Literal["cpu", "cuda"] = "cpu"  # of networks and rollout; a GPU gains nothing here
-    torch_threads: int = 1  # CPU threads of an update; more pay for large networks on idle cores
-    student_size: Literal["smaller", "same", "larger"] = "larger"  # 128 64, 256 256, 512 512
-    hidden_sizes: tuple[int, ...] | None = None  # of policy and critic; unset: as their size says
-    eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: none
-    episodes: int = 50  # of the final score (Appendix A.3)
+    env_id: str = "Hopper-v4"  # Gymnasium id; paper: Ant, HalfCheetah, Hopper, Humanoid, Swimmer
+    num_workers: int = min(torch.get_num_threads(), 6)  # environment processes, one per core
+    device: Literal["cpu", "cuda"] = "cpu"  # small networks: a GPU is no faster
+    torch_threads: int = 1  # CPU threads of the networks; try more for large ones on idle cores
+    student_size: Literal["smaller", "same", "larger"] = "larger"  # layers 128 64, 256 256, 512 512
+    hidden_sizes: tuple[int, ...] | None = None  # hidden layers; default: set by --student-size
+    eval_every: int = 100_000  # steps between evaluations of ten episodes; 0: never
+    episodes: int = 50  # episodes of the final score (Appendix A.3)
 
     def __post_init__(self):
-        sizes = {"smaller": (128, 64), "same": (256, 256), "larger": (512, 512)}  # A.2, A.3
-        self.hidden_sizes = self.hidden_sizes or sizes[self.student_size]
+        if self.hidden_sizes is None:
+            sizes = {"smaller": (128, 64), "same": (256, 256), "larger": (512, 512)}  # A.2, A.3
+            self.hidden_sizes = sizes[self.student_size]
 
 
 @dataclass
 class PixelArgs(Args):
     env_threads: int = torch.get_num_threads()  # CPU threads of the simulator
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"  # of networks
-    torch_threads: int = torch.get_num_threads()  # CPU threads of the networks, if they run there
-    bfloat16: bool = False  # compute in bfloat16, on GPUs and AVX512-BF16 CPUs; scores: float32
+    torch_threads: int = torch.get_num_threads()  # CPU threads of the networks
+    bfloat16: bool = False  # train in bfloat16, on GPUs and CPUs with AVX512-BF16; scores: float32
     student_size: Literal["smaller", "smaller-text", "same", "larger"] = "smaller"  # see `make_cnn`
 
 
 @dataclass
 class AtariArgs(PixelArgs):
     suite = "atari"
-    env_id: str = "CrazyClimberNoFrameskip-v4"  # or another of ale-py's, as QbertNoFrameskip-v4
-    frame_skip: int = 4  # frames for which an action is held; the paper's text says 1, its code 4
-    eval_every: int = 200_000  # steps between evaluations of ten games; 0: none
-    episodes: int = 50  # of the final score (Appendix A.3)
+    env_id: str = "CrazyClimberNoFrameskip-v4"  # any game of ale-py, as QbertNoFrameskip-v4
+    frame_skip: int = 4  # frames per action; the paper's text says 1, the authors' code 4
+    eval_every: int = 200_000  # steps between evaluations of ten games; 0: never
+    episodes: int = 50  # episodes of the final score (Appendix A.3)
 
 
 @dataclass
 class ProcgenArgs(PixelArgs):
     suite = "procgen"
-    env_id: str = "coinrun"  # the paper's: coinrun, jumper, miner, ninja; or another of Procgen's
-    num_levels: int = 200  # training levels; the levels after them are unseen
+    env_id: str = "coinrun"  # any game of Procgen; paper: coinrun, jumper, miner, ninja
+    num_levels: int = 200  # number of training levels; the levels after them are unseen
     start_level: int = 0  # the first training level
     distribution_mode: Literal["easy", "hard"] = "easy"  # of the levels (Appendix A.2: easy)
-    eval_every: int = 200_000  # steps between evaluations of twenty episodes; 0: none
-    episodes: int = 200  # of the final score (Appendix A.3)
+    eval_every: int = 200_000  # steps between evaluations of twenty episodes; 0: never
+    episodes: int = 200  # episodes of the final score (Appendix A.3)
 
 
 # ------------------------------------------------------------------------------- Losses
 def value_loss(values, returns):
-    """Squared error of the critic, without a further ½ (as SB3): (M,), (M,) to a scalar."""
+    """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar."""
     # mean[ (V(s) − R̂)² ]
-    return nn.functional.mse_loss(values, returns)  # warns of shapes that would broadcast
+    return nn.functional.mse_loss(values, returns)  # warns if the shapes differ
 
 
 def policy_kl(teacher_dist, student_dist, direction):
-    """KL divergence per state, summed over action dimensions: distributions of M states to (M,)."""
+    """KL divergence in each state, summed over action dimensions: M distributions to (M,)."""
     p, q = (teacher_dist, student_dist) if direction == "forward" else (student_dist, teacher_dist)
-    if hasattr(p, "logits"):  # torch's own is infinite where a probability underflows
+    if isinstance(p, Categorical | OneHotCategorical):
+        # Torch's own is infinite if a probability underflows to 0.
         return (p.probs * (p.logits - q.logits)).sum(-1)
     return kl_divergence(p, q)
 
 
-def supervised_loss(kl, entropy_loss, v_loss, ent_coef, vf_coef):
-    """The loss of Algorithms 2 and 3: KL (M,) and scalars to a scalar."""
+def supervised_loss(kl, entropy, v_loss, ent_coef, vf_coef):
+    """The loss of Algorithms 2 and 3: KL (M,), mean entropy and value loss to a scalar."""
     # mean[KL] − α·mean[H] + c_v·mean[(V − V_T)²]
-    return kl.mean() - ent_coef * entropy_loss + vf_coef * v_loss
-
-
-# ------------------------------------------------------------------------------- Training
-def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
-    """Teacher-distill and its score; returns what result.json holds. Raises UserError."""
-    run = Run(args, args.suite)
-    args = run.args  # with --resume, those of the stopped run
-    T, B = args.num_steps, args.num_steps * args.num_envs
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.torch_threads)
-    torch.distributions.Distribution.set_default_validate_args(False)  # `Run.log` finds NaN
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
-    build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
-    envs, eval_envs, teacher, teacher_header, agent, header = build(args, path)
-    teacher.to(args.device), agent.to(args.device)
-    next_obs, _ = envs.reset(seed=args.seed)
-    adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
-    optimizer = torch.optim.Adam(agent.parameters(), **adam)
-    trial = eval_envs[""].num_envs, args.seed, header["deterministic"]  # an episode in each
-    if run.step == 0:
-        score = evaluate(teacher, eval_envs[""], *trial)
-        print("teacher:", score_text(score), f"({trial[0]} episodes)")
-    run.start(header, {"agent": agent, "optimizer": optimizer, "envs": envs}, teacher_header)
-
-    dtype = torch.uint8 if next_obs.dtype == np.uint8 else torch.float32
-    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=args.device)
-    actor = teacher  # the teacher acts, and its episodes are logged
-    next_obs, episodes, metrics = envs.obs, [], []
-    while run.step < run.total:
-        # Collect a rollout.
-        with torch.no_grad():
-            for t in range(T):
-                obs[t] = torch.from_numpy(next_obs)
-                actions = actor.policy(obs[t]).sample()
-                next_obs, _, _, _, infos = envs.step(actor.env_actions(actions))
-                episodes += infos["episodes"]
-            b_obs = obs.flatten(0, 1)  # (B, …)
-            teacher_dist, teacher_values = teacher.policy(b_obs), teacher.value(b_obs)
-
-        # One gradient step over the whole rollout.
-        dist = agent.policy(b_obs)
-        kl = policy_kl(teacher_dist, dist, args.kl)
-        entropy_loss = dist.entropy().mean()
-        v_loss = value_loss(agent.value(b_obs), teacher_values)
-        loss = supervised_loss(kl, entropy_loss, v_loss, args.ent_coef, args.vf_coef)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-        optimizer.step()
-        metrics.append({
-            "distill/kl": kl.detach().mean(),
-            "losses/value_loss": v_loss.detach(),
-            "losses/entropy": entropy_loss.detach(),
-            "losses/grad_norm": norm,
-        })  # fmt: skip
-        run.step += B
-        last = run.step == run.total
-        if run.due(args.log_every, B) or last or not norm.isfinite():
-            run.log(metrics, {}, episodes)
-            episodes, metrics = [], []
-        if run.due(args.eval_every, B) or last and args.eval_every:
-            for kind, some_envs in eval_envs.items():
-                run.log_evaluation(evaluate(agent, some_envs, *trial), kind)
-        if not metrics:  # a checkpoint holds no half of a mean
-            run.save(args.save_every)
-
-    run.bar.close()  # the final score, by the paper's protocol
-    scores, protocol = {}, (args.episodes, args.seed, header["deterministic"])
-    for key, policy in [("score", agent), ("teacher_score", teacher)]:
-        for kind, some_envs in eval_envs.items():
-            score = evaluate(policy, some_envs, *protocol)
-            scores[key + kind] = score_games(args.env_id, score) if args.suite == "atari" else score
-    result = run.finish(**scores)
-    compare = compare_games if args.suite == "atari" else compare_scores
-    for kind in eval_envs:
-        levels = f"{'training' if kind else 'unseen'} levels: " if args.suite == "procgen" else ""
-        print(levels + compare(scores["score" + kind], scores["teacher_score" + kind]))
-    return result
-
-
-def build_mujoco(args, path):
-    """Environments, those to evaluate in, teacher, its header, student, header."""
-    envs = MujocoVectorEnv(args.env_id, args.num_envs, args.num_workers)
-    eval_envs = {"": MujocoVectorEnv(args.env_id, 10, args.num_workers)}
-    (obs_dim,), box = envs.single_observation_space.shape, envs.single_action_space
-    teacher, teacher_header = load_mujoco_agent(path, (obs_dim, *box.shape, box.dtype))
-    if teacher.critic is None:
-        raise UserError(f"{path}: has no critic to learn from; use ppd_mujoco.py")
-    agent = MujocoAgent(box.low, box.high, obs_dim, args.hidden_sizes)
-    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):  # the teacher's, frozen
-        agent.get_buffer(name).copy_(teacher.get_buffer(name))
-    header = {"suite": "mujoco", "hidden_sizes": args.hidden_sizes, "deterministic": True}
-    return envs, eval_envs, teacher, teacher_header, agent, header
-
-
-def build_atari(args, path):
-    """As `build_mujoco`."""
-    envs = AtariGames(args.env_id, args.num_envs, args.env_threads, args.frame_skip, life_loss=True)
-    eval_envs = AtariGames(args.env_id, 10, args.env_threads, args.frame_skip, life_loss=False)
-    obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
-    teacher, teacher_header = load_atari_agent(path, num_actions)
-    agent = PixelAgent(obs_shape, num_actions, args.student_size)
-    agent.bfloat16 = args.bfloat16
-    header = {"suite": "atari", "frame_skip": args.frame_skip, "size": args.student_size}
-    return envs, {"": eval_envs}, teacher, teacher_header, agent, header | {"deterministic": True}
-
-
-def build_procgen(args, path):
-    """As `build_mujoco`; evaluated on unseen and on training levels, with sampled actions."""
-    envs = ProcgenVectorEnv(args, args.num_envs, args.env_threads)
-    kinds = {"": "unseen", "_training": "training"}
-    eval_envs = {k: ProcgenVectorEnv(args, 20, args.env_threads, v) for k, v in kinds.items()}
-    teacher, teacher_header = load_procgen_agent(path)
-    agent = PixelAgent((3, 64, 64), 15, args.student_size)
-    agent.bfloat16 = args.bfloat16
-    header = {"suite": "procgen", "size": args.student_size, "deterministic": False}
-    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
-    return envs, eval_envs, teacher, teacher_header, agent, header
+    return kl.mean() - ent_coef * entropy + vf_coef * v_loss
 
 
 # ------------------------------------------------------------------------------- Agents
-def init_layer(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
-    """Orthogonal weights, zero biases (SB3's initialisation)."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
-    """Linear layers and activations between them; `gain` initialises the last layer."""
-    activate, layers = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation], []
-    for hidden in hidden_sizes:
-        layers += [init_layer(nn.Linear(inputs, hidden)), activate()]
-        inputs = hidden
-    return nn.Sequential(*layers, init_layer(nn.Linear(inputs, outputs), gain))
-
-
 class MujocoAgent(nn.Module):
-    """Policy, critic and observation statistics; takes raw observations.
+    """Policy, critic and observation statistics.
 
-    The policy is Gaussian; with bounds that are integers it chooses one of A actions, a one-hot
-    row. Imported teachers have other activations, and critics of other sizes than the policy.
+    Methods take raw observations; the networks `actor` and `critic` take normalised ones. Actions
+    that are floats have a Gaussian policy. Discrete actions are one-hot rows of integers, as
+    `make_mujoco_env` prepares them. A teacher that convert.py imported can have another activation,
+    and other layers in its critic than in its policy.
     """
 
     def __init__(
@@ -301,151 +175,330 @@ class MujocoAgent(nn.Module):
         self.register_buffer("obs_mean", torch.zeros(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_var", torch.ones(obs_dim, dtype=torch.float64))
         self.register_buffer("obs_count", torch.tensor(1e-4, dtype=torch.float64))
-        self.register_buffer("obs_clip", torch.tensor(10.0))
+        self.register_buffer("obs_clip", torch.tensor(10.0))  # can differ in imported teachers
 
     def normalize(self, obs) -> torch.Tensor:
-        """Raw (B, D) to mean 0 and variance 1, clipped (SB3's VecNormalize)."""
+        """Scale raw observations (B, D) to mean 0 and variance 1, and clip (SB3's VecNormalize)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         mean, var = self.obs_mean.float(), self.obs_var.float()
         return ((obs - mean) * (var + 1e-8).rsqrt()).clamp(-self.obs_clip, self.obs_clip)
 
     def distribution(self, means: torch.Tensor) -> Independent | OneHotCategorical:
-        """Means, or logits, (B, A) to a distribution whose log_prob, entropy and KL are (B,)."""
-        if not self.action_low.is_floating_point():
+        """The policy for given means, or logits, (B, A). Its log_prob, entropy and KL are (B,)."""
+        if not self.action_low.is_floating_point():  # discrete actions
             return OneHotCategorical(logits=means, validate_args=False)
         std = self.log_std.exp().expand_as(means)
         return Independent(Normal(means, std, validate_args=False), 1, validate_args=False)
 
     def policy(self, obs) -> Independent | OneHotCategorical:
-        """Raw (B, D) to π(· | s)."""
+        """π(· | s) for raw observations (B, D)."""
         return self.distribution(self.actor(self.normalize(obs)))
 
     def value(self, obs) -> torch.Tensor:
-        """Raw (B, D) to V(s), (B,)."""
+        """V(s), (B,), for raw observations (B, D)."""
         return self.critic(self.normalize(obs)).squeeze(-1)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
-        """Actions (B, A), clipped to the environment's Box."""
+        """Actions (B, A), clipped to the environment's bounds."""
         return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw observations (B, D) to actions (B, A): the likeliest, or a sample."""
+        """Actions (B, A) for raw observations (B, D): the policy's mode, or samples."""
         dist = self.policy(obs)
         return self.env_actions(dist.mode if deterministic else dist.sample())
 
 
 class PixelAgent(nn.Module):
-    """Policy and critic, two networks; takes raw frames, uint8."""
+    """Policy and critic, two networks without shared layers.
+
+    Methods take raw frames (uint8, 0 to 255); the networks `actor` and `critic` take normalised
+    ones (0 to 1).
+    """
 
     def __init__(self, obs_shape: tuple[int, ...], num_actions: int, size: str):
         super().__init__()
         self.actor = make_cnn(size, obs_shape, num_actions, 0.01)
         self.critic = make_cnn(size, obs_shape, 1, 1.0)
-        self.bfloat16 = False  # a setting of a run, not of its checkpoint
+        self.bfloat16 = False  # of a run; a checkpoint is always float32
 
     def normalize(self, obs, bfloat16: bool = False) -> torch.Tensor:
-        """Raw frames (B, C, H, W) to 0…1, a pixel's channels side by side: fastest to convolve."""
+        """Scale raw frames (B, C, H, W) to 0…1.
+
+        In memory the channels of a pixel lie side by side, which is fastest for convolutions.
+        """
         obs = torch.as_tensor(obs, device=self.critic[1].bias.device)
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         return obs.to(dtype, memory_format=torch.channels_last) / 255
 
-    def compute(self, network: nn.Module, frames: torch.Tensor) -> torch.Tensor:
-        """Frames of 0…1 through the actor or the critic; float32, whatever is inside."""
-        with torch.autocast(frames.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outputs = network(frames)
+    def compute(self, network: nn.Module, norm_obs: torch.Tensor) -> torch.Tensor:
+        """Outputs of actor or critic, float32, for normalised frames; inside perhaps bfloat16."""
+        with torch.autocast(norm_obs.device.type, torch.bfloat16, enabled=self.bfloat16):
+            outputs = network(norm_obs)
         return outputs.to(torch.float32, copy=True)  # a CUDA graph overwrites its own outputs
 
     def logits(self, obs) -> torch.Tensor:
-        """Raw frames (B, C, H, W) to logits (B, A) of the policy."""
+        """The policy's logits (B, A) for raw frames (B, C, H, W)."""
         return self.compute(self.actor, self.normalize(obs, self.bfloat16))
 
     def distribution(self, logits: torch.Tensor) -> Categorical:
-        """(B, A) to a categorical distribution whose log_prob, entropy and KL are (B,)."""
+        """The policy for given logits (B, A). Its log_prob, entropy and KL are (B,)."""
         return Categorical(logits=logits, validate_args=False)
 
     def policy(self, obs) -> Categorical:
-        """Raw frames (B, C, H, W) to π(· | s)."""
+        """π(· | s) for raw frames (B, C, H, W)."""
         return self.distribution(self.logits(obs))
 
     def value(self, obs) -> torch.Tensor:
-        """Raw frames (B, C, H, W) to V(s), (B,)."""
+        """V(s), (B,), for raw frames (B, C, H, W)."""
         return self.compute(self.critic, self.normalize(obs, self.bfloat16)).squeeze(-1)
 
     def env_actions(self, actions: torch.Tensor) -> np.ndarray:
-        """Actions (B,), as the environment takes them."""
+        """Actions (B,) as the environments take them."""
         return actions.cpu().numpy()
 
     @torch.no_grad()
     def act(self, obs, deterministic: bool = True) -> np.ndarray:
-        """Raw frames (B, C, H, W) to actions (B,): the likeliest, or a sample; always float32."""
-        # The class's forward: compiled, the network's own one would differ from evaluate.py.
+        """Actions (B,) for raw frames (B, C, H, W): the policy's mode, or samples."""
+        # Scores are computed as in evaluate.py: in float32 and, with --compile, without compiled
+        # code, which would have replaced `self.actor.forward`.
         logits = nn.Sequential.forward(self.actor, self.normalize(obs))
         actions = logits.argmax(-1) if deterministic else self.distribution(logits).sample()
         return self.env_actions(actions)
 
 
-# ------------------------------------------------------------------------------- Convolutions
+# ------------------------------------------------------------------------------- Training
+def learn(args: MujocoArgs | AtariArgs | ProcgenArgs, run: "Run") -> dict:
+    """Teacher-distill, and scores of student and teacher; returns the content of result.json."""
+    T, B = args.num_steps, args.num_steps * args.num_envs
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.torch_threads)
+    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
+    build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
+    # `eval_envs` has one entry, "". On Procgen this is the unseen levels, and "_training" another.
+    (envs, eval_envs), (teacher, teacher_header), (agent, header) = build(args, path, run)
+    envs.reset(seed=args.seed)
+    teacher.to(args.device)
+    agent.to(args.device)
+    adam = {"lr": args.learning_rate, "eps": args.adam_eps, "fused": True}
+    optimizer = torch.optim.Adam(agent.parameters(), **adam)
+    eval_episodes = eval_envs[""].num_envs  # one in each environment
+    deterministic = header["deterministic"]  # whether the paper scores this suite by the mode
+    if run.step == 0:
+        score = evaluate(teacher, eval_envs[""], eval_episodes, args.seed, deterministic)
+        print("teacher:", score_text(score), f"({eval_episodes} episodes)")
+    parts = {"agent": agent, "optimizer": optimizer, "envs": envs}
+    run.start(header, parts, teacher_header)  # also restores the parts of a resumed run
+
+    # After the reset above or, in a resumed run, after the running episodes were replayed
+    next_obs = envs.obs
+    dtype = torch.float32 if args.suite == "mujoco" else torch.uint8
+    obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=args.device)  # raw
+    actor = teacher  # the teacher acts, and its episodes are logged
+    episodes, metrics = [], []  # since the last log
+    while run.step < run.total:
+        # Collect a rollout, and ask the teacher what it would do and how it values the states.
+        with torch.no_grad():
+            for t in range(T):
+                obs[t] = torch.as_tensor(next_obs)
+                actions = actor.policy(obs[t]).sample()
+                next_obs, *_, infos = envs.step(actor.env_actions(actions))
+                episodes += infos["episodes"]
+            b_obs = obs.flatten(0, 1)  # (B, …)
+            teacher_dist, teacher_values = teacher.policy(b_obs), teacher.value(b_obs)
+
+        # Take one gradient step over the whole rollout.
+        dist = agent.policy(b_obs)
+        kl = policy_kl(teacher_dist, dist, args.kl)
+        entropy = dist.entropy().mean()
+        v_loss = value_loss(agent.value(b_obs), teacher_values)
+        loss = supervised_loss(kl, entropy, v_loss, args.ent_coef, args.vf_coef)
+        optimizer.zero_grad()
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+        optimizer.step()
+        metrics.append({
+            "distill/kl": kl.detach().mean(),
+            "losses/value_loss": v_loss.detach(),
+            "losses/entropy": entropy.detach(),
+            "losses/grad_norm": grad_norm,
+        })  # fmt: skip
+        if run.step == 0:
+            advise_vf_coef(v_loss.item(), args.vf_coef)
+        run.step += B
+        last = run.step >= run.total
+        # Rollouts are short: a point of a curve is the mean of many. NaN is reported at once.
+        if run.step % args.log_every < B or last or not grad_norm.isfinite():
+            run.log(metrics, {}, episodes)
+            episodes, metrics = [], []
+        if args.eval_every and (run.step % args.eval_every < B or last):
+            for kind, some_envs in eval_envs.items():
+                score = evaluate(agent, some_envs, eval_episodes, args.seed, deterministic)
+                run.log_evaluation(score, kind)
+        if not metrics:  # a checkpoint does not hold what is not yet logged
+            run.save_if_due()
+
+    # The final scores, by the paper's protocol (Appendix A.3).
+    run.bar.close()
+    scores = {}
+    for name, policy in (("score", agent), ("teacher_score", teacher)):
+        for kind, some_envs in eval_envs.items():
+            score = evaluate(policy, some_envs, args.episodes, args.seed, deterministic)
+            if args.suite == "atari":
+                score = score_games(args.env_id, score)
+            scores[name + kind] = score
+    result = run.finish(**scores)
+    compare = compare_games if args.suite == "atari" else compare_scores
+    for kind in eval_envs:
+        levels = "training levels: " if kind else "unseen levels: "
+        text = compare(scores["score" + kind], scores["teacher_score" + kind])
+        print(levels + text if args.suite == "procgen" else text)
+    return result
+
+
+def build_mujoco(args: MujocoArgs, teacher_path, run: "Run") -> tuple:
+    """Environments and those of evaluations; the teacher and its header; the student and its."""
+    # `run` closes at its end what it is told to enter.
+    envs = run.enter_context(MujocoVectorEnv(args.env_id, args.num_envs, args.num_workers))
+    eval_envs = run.enter_context(MujocoVectorEnv(args.env_id, 10, args.num_workers))
+    action_space, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
+    teacher, teacher_header = load_mujoco_agent(teacher_path, envs)
+    if teacher.critic is None:
+        raise UserError(f"{teacher_path}: has no critic to learn from; use ppd_mujoco.py")
+    agent = MujocoAgent(action_space.low, action_space.high, obs_dim, args.hidden_sizes)
+    # As in the paper, the student uses the teacher's observation statistics, which never change.
+    for name in ("obs_mean", "obs_var", "obs_count", "obs_clip"):
+        agent.get_buffer(name).copy_(teacher.get_buffer(name))
+    header = {"suite": "mujoco", "hidden_sizes": args.hidden_sizes}
+    header["deterministic"] = True  # evaluate.py scores it by the policy's mode
+    return (envs, {"": eval_envs}), (teacher, teacher_header), (agent, header)
+
+
+def build_atari(args: AtariArgs, teacher_path, run: "Run") -> tuple:
+    """What `build_mujoco` returns, for Atari."""
+    envs = AtariGames(args.env_id, args.num_envs, args.env_threads, args.frame_skip, life_loss=True)
+    eval_envs = AtariGames(args.env_id, 10, args.env_threads, args.frame_skip, life_loss=False)
+    obs_shape, num_actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
+    teacher, teacher_header = load_atari_agent(teacher_path, envs)
+    if teacher_header["frame_skip"] != args.frame_skip:
+        print(f"WARNING: the teacher was trained with frame_skip {teacher_header['frame_skip']}")
+    agent = PixelAgent(obs_shape, num_actions, args.student_size)
+    agent.bfloat16 = args.bfloat16
+    header = {"suite": "atari", "frame_skip": args.frame_skip, "size": args.student_size}
+    header["deterministic"] = True  # evaluate.py scores it by the policy's mode
+    return (envs, {"": eval_envs}), (teacher, teacher_header), (agent, header)
+
+
+def build_procgen(args: ProcgenArgs, teacher_path, run: "Run") -> tuple:
+    """What `build_mujoco` returns, for Procgen."""
+    envs = ProcgenVectorEnv(args, args.num_envs, args.env_threads)
+    unseen = ProcgenVectorEnv(args, 20, args.env_threads, "unseen")
+    training = ProcgenVectorEnv(args, 20, args.env_threads, "training")
+    teacher, teacher_header = load_procgen_agent(teacher_path)
+    agent = PixelAgent((3, 64, 64), 15, args.student_size)
+    agent.bfloat16 = args.bfloat16
+    header = {"suite": "procgen", "size": args.student_size}
+    header |= {k: getattr(args, k) for k in ("num_levels", "start_level", "distribution_mode")}
+    header["deterministic"] = False  # evaluate.py scores it by sampled actions
+    return (envs, {"": unseen, "_training": training}), (teacher, teacher_header), (agent, header)
+
+
+def advise_vf_coef(v_loss: float, vf_coef: float) -> None:
+    """Print a hint if the first value loss is so large that it hides the KL.
+
+    The critic starts near 0, so this loss is the mean square of the teacher's values: below 50 for
+    the teachers in teachers/, which were trained with normalised rewards. The gradient norm of
+    policy and critic together is limited, so a large value loss leaves little of the KL's gradient.
+    On Hopper, values 10 times as large (2,400 after the factor c_v) delay the student little, and
+    17 times as large (6,900) by some 250 updates.
+    """
+    if vf_coef * v_loss > 5_000:
+        advice = f"try --vf-coef {vf_coef * 50 / v_loss:.0e}"
+        tqdm.write(
+            f"HINT: the teacher's values are about ±{v_loss**0.5:.0f}, as for rewards that are not "
+            f"normalised. The value loss hides the KL, and the student learns late: {advice}"
+        )
+
+
+# ------------------------------------------------------------------------------- Layers
+def layer_init(layer: nn.Module, gain: float = 2**0.5) -> nn.Module:
+    """Orthogonal weights and zero biases, as SB3."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def make_mlp(inputs: int, hidden_sizes, outputs: int, gain: float, activation="relu"):
+    """Linear layers with activations between them; `gain` initialises the last layer."""
+    activate = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}[activation]
+    layers = []
+    for hidden in hidden_sizes:
+        layers += [layer_init(nn.Linear(inputs, hidden)), activate()]
+        inputs = hidden
+    return nn.Sequential(*layers, layer_init(nn.Linear(inputs, outputs), gain))
+
+
 def make_nature_cnn(obs_shape: tuple[int, ...], channels: tuple[int, ...], features: int):
-    """Frames (B, C, H, W) in 0…1 to features (B, F): three convolutions (Mnih et al., 2015)."""
+    """Features (B, F) of normalised frames (B, C, H, W): three convolutions (Mnih et al., 2015)."""
     first, second, third = channels
     convolutions = nn.Sequential(
-        init_layer(nn.Conv2d(obs_shape[0], first, 8, stride=4)), nn.ReLU(),
-        init_layer(nn.Conv2d(first, second, 4, stride=2)), nn.ReLU(),
-        init_layer(nn.Conv2d(second, third, 3)), nn.ReLU(),
+        layer_init(nn.Conv2d(obs_shape[0], first, 8, stride=4)), nn.ReLU(),
+        layer_init(nn.Conv2d(first, second, 4, stride=2)), nn.ReLU(),
+        layer_init(nn.Conv2d(second, third, 3)), nn.ReLU(),
         nn.Flatten(),
     )  # fmt: skip
     flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
-    return nn.Sequential(convolutions, init_layer(nn.Linear(flat, features)), nn.ReLU())
+    return nn.Sequential(convolutions, layer_init(nn.Linear(flat, features)), nn.ReLU())
 
 
 class ResidualBlock(nn.Module):
-    """ReLU, convolution, ReLU, convolution, and past them the input itself."""
+    """The input, plus ReLU, convolution, ReLU and convolution of it."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv0 = init_layer(nn.Conv2d(channels, channels, 3, padding=1))
-        self.conv1 = init_layer(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv0 = layer_init(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv1 = layer_init(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.conv1(self.conv0(x.relu()).relu())
 
 
 def make_impala_cnn(obs_shape: tuple[int, ...], channels: tuple[int, ...], features: int):
-    """Frames (B, C, H, W) in 0…1 to features (B, F): residual (Espeholt et al., 2018, no LSTM)."""
+    """Features (B, F) of normalised frames (B, C, H, W): residual (Espeholt et al., 2018)."""
     layers, inputs = [], obs_shape[0]
     for outputs in channels:
-        layers += [init_layer(nn.Conv2d(inputs, outputs, 3, padding=1))]
+        layers += [layer_init(nn.Conv2d(inputs, outputs, 3, padding=1))]
         layers += [nn.MaxPool2d(3, stride=2, padding=1)]  # halves height and width, rounding up
         layers += [ResidualBlock(outputs), ResidualBlock(outputs)]
         inputs = outputs
     convolutions = nn.Sequential(*layers, nn.Flatten(), nn.ReLU())
     flat = convolutions(torch.zeros(1, *obs_shape)).shape[1]
-    return convolutions.extend([init_layer(nn.Linear(flat, features)), nn.ReLU()])
+    return convolutions.extend([layer_init(nn.Linear(flat, features)), nn.ReLU()])
 
 
 def make_cnn(size: str, obs_shape: tuple[int, ...], outputs: int, gain: float) -> nn.Sequential:
-    """Frames (B, C, H, W) in 0…1 to (B, outputs); `gain` initialises the last layer."""
+    """A network from normalised frames (B, C, H, W) to (B, outputs); last layer: `gain`."""
     make_features, channels, features = {
-        "smaller": (make_nature_cnn, (32, 64, 64), 64),  # as the paper's Table 4 counts it
-        "smaller-text": (make_nature_cnn, (32, 32, 32), 128),  # as its Appendix A.3 describes it
-        "nature": (make_nature_cnn, (32, 64, 64), 512),  # an imported teacher's; SB3's, CleanRL's
+        "smaller": (make_nature_cnn, (32, 64, 64), 64),  # as in the paper's Table 4
+        "smaller-text": (make_nature_cnn, (32, 32, 32), 128),  # as in the paper's Appendix A.3
+        "nature": (make_nature_cnn, (32, 64, 64), 512),  # of imported teachers (SB3, CleanRL)
         "same": (make_impala_cnn, (16, 32, 32), 256),
         "larger": (make_impala_cnn, (32, 64, 64), 1024),
     }[size]
     convolutions = make_features(obs_shape, channels, features)
-    return nn.Sequential(convolutions, init_layer(nn.Linear(features, outputs), gain))
+    return nn.Sequential(convolutions, layer_init(nn.Linear(features, outputs), gain))
 
 
 # ------------------------------------------------------------------------------- Scoring
 def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) -> dict:
-    """Play whole episodes: mean raw return, its standard error, every return and length."""
-    # Each environment plays a fixed quota: the first so many to end would favour short episodes.
+    """Play whole episodes; returns the mean return, its standard error, all returns and lengths."""
+    # Each environment plays a fixed number of episodes, as equal as possible. Counting the first
+    # episodes that end, in any environment, would favour short ones.
     quota = [len(share) for share in np.array_split(np.arange(episodes), envs.num_envs)]
     played = [[] for _ in quota]
     bar = tqdm(total=episodes, desc="scoring", unit="episode", leave=False, delay=10)
-    cuda = [0] if torch.cuda.is_initialized() else []
-    with bar, torch.random.fork_rng(cuda):  # training's random state stays
+    gpus = [0] if torch.cuda.is_initialized() else []
+    with bar, torch.random.fork_rng(gpus):  # training goes on with the random state it had
         torch.manual_seed(10_000 + seed)
         obs, _ = envs.reset(seed=10_000 + seed)
         while sum(map(len, played)) < episodes:
@@ -454,7 +507,8 @@ def evaluate(agent, envs, episodes: int, seed: int, deterministic: bool = True) 
                 if len(played[n]) < quota[n]:
                     played[n].append((episode_return, length))
                     bar.update()
-    returns, lengths = map(list, zip(*sum(played, []), strict=True))
+    played = sum(played, [])  # one list, ordered by environment
+    returns, lengths = [r for r, _ in played], [length for _, length in played]
     error = statistics.stdev(returns) / episodes**0.5 if episodes > 1 else None
     score = {"mean": statistics.fmean(returns), "standard_error": error, "episodes": episodes}
     return score | {"returns": returns, "lengths": lengths}
@@ -467,18 +521,26 @@ def score_text(score: dict) -> str:
 
 
 def compare_scores(score: dict, teacher_score: dict) -> str:
-    """A student's score, its teacher's and, if that is above 0, the fraction."""
-    fraction = score["mean"] / teacher_score["mean"] if teacher_score["mean"] > 0 else np.nan
-    return f"student {score_text(score)} · teacher {score_text(teacher_score)} · {fraction:.3f}"
+    """Both scores, and the student's as a fraction of the teacher's if that is positive."""
+    text = f"student {score_text(score)} · teacher {score_text(teacher_score)}"
+    student, teacher = score["mean"], teacher_score["mean"]
+    if teacher <= 0:
+        return f"{text} · difference {student - teacher:+.1f}"
+    errors = [s["standard_error"] for s in (score, teacher_score)]
+    if None in errors:  # of a single episode
+        return f"{text} · fraction {student / teacher:.3f}"
+    # The standard error of a quotient of two independent means, to first order
+    error = math.hypot(errors[0], errors[1] * student / teacher) / teacher
+    return f"{text} · fraction {student / teacher:.3f} ± {error:.3f}"
 
 
 def score_games(env_id: str, score: dict) -> dict:
-    """`evaluate`'s answer, how many games were distinct, and the human-normalised mean.
+    """Add to `evaluate`'s answer the number of distinct games and the human-normalised mean.
 
-    A deterministic policy plays the same game after the same no-ops. Human-normalised, 0 is random
-    play and 1 a human (Badia et al., 2020); known for the paper's games.
+    A deterministic policy plays the same game twice if it starts with the same no-ops. On the
+    human-normalised scale random play has 0 and a human 1; known for the paper's games.
     """
-    bases = {
+    random_and_human = {  # Badia et al. (2020)
         "Atlantis": (12850.0, 29028.1), "BeamRider": (363.9, 16926.5),
         "CrazyClimber": (10780.5, 35829.4), "DemonAttack": (152.1, 1971.0),
         "Enduro": (0.0, 860.5), "Freeway": (0.0, 29.6), "MsPacman": (307.3, 6951.6),
@@ -486,528 +548,702 @@ def score_games(env_id: str, score: dict) -> dict:
         "Zaxxon": (32.5, 9173.3),
     }  # fmt: skip
     score = score | {"distinct": len(set(zip(score["returns"], score["lengths"], strict=True)))}
-    if base := bases.get(env_id.removesuffix("NoFrameskip-v4")):
-        random, human = base
+    game = env_id.removesuffix("NoFrameskip-v4")
+    if game in random_and_human:
+        random, human = random_and_human[game]
         score["human_normalized"] = (score["mean"] - random) / (human - random)
     return score
 
 
 def game_score_text(score: dict) -> str:
-    """Mean ± standard error, distinct games and, where known, the human-normalised mean."""
+    """Mean ± standard error, distinct games and, if known, the human-normalised mean."""
     text = f"{score_text(score)}, {score['distinct']} distinct games"
-    known = "human_normalized" in score
-    return text + (f", human-normalised {score['human_normalized']:.2f}" if known else "")
+    if "human_normalized" in score:
+        text += f", human-normalised {score['human_normalized']:.2f}"
+    return text
 
 
 def compare_games(score: dict, teacher_score: dict) -> str:
-    """A student's score, its teacher's and, if that is above 0, the fraction, human-normalised."""
-    mine, theirs = (s.get("human_normalized", s["mean"]) for s in (score, teacher_score))
-    scores = f"student {game_score_text(score)} · teacher {game_score_text(teacher_score)}"
-    return f"{scores} · {mine / theirs if theirs > 0 else np.nan:.3f}"
+    """Both scores, and the student's as a fraction of the teacher's if that is positive.
+
+    The fraction is of the human-normalised means, if they are known.
+    """
+    text = f"student {game_score_text(score)} · teacher {game_score_text(teacher_score)}"
+    student, teacher = (s.get("human_normalized", s["mean"]) for s in (score, teacher_score))
+    kind = "human-normalised " if "human_normalized" in score else ""
+    if teacher <= 0:
+        return f"{text} · {kind}difference {student - teacher:+.2f}"
+    return f"{text} · {kind}fraction {student / teacher:.3f}"
 
 
 # ------------------------------------------------------------------------------- Runs, checkpoints
 class UserError(Exception):
-    """Something a user can cause and mend: one line on stderr, exit status 2."""
+    """A mistake that the user can fix: `main` prints it in one line, without a traceback."""
 
 
-class Run:
-    """A run's folder and all that is not the method: logs, checkpoints, resuming.
+class Run(ExitStack):
+    """The folder of a run: its logs and checkpoints. It closes all that was opened for the run.
 
-    agent.safetensors is a whole policy; training_state.pt, all that the rest of the run depends on,
-    so that on a CPU it goes on bit for bit, given equal versions and threads. They hold no code.
+    agent.safetensors is the policy. training_state.pt is everything that the rest of the run
+    depends on: a resumed run ends with the same weights, bit for bit (same CPU and packages).
     """
 
-    def __init__(self, args, suite: str = ""):
-        """Take the arguments, or those of the run to resume. Raises UserError."""
-        self.script, self.args, self.state = Path(__file__).stem, args, None
-        self.command = f"python {self.script}.py {suite}".strip()
+    def __init__(self, args, subcommand: str = ""):
+        """Name the folder of a new run, or read the checkpoint of the run to resume.
+
+        `subcommand` is the first word after the script's name, which only the baselines have.
+        """
+        super().__init__()
+        args = plain_args(args)
+        check_args(args)
+        self.script = Path(__file__).stem
+        self.command = f"python {self.script}.py {subcommand}".strip()
         self.history = {"steps": 0, "seconds": 0.0, "curve": [], "evaluations": []}
-        name = f"{args.env_id}__{self.script}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.folder = Path(args.resume or args.run_dir or f"runs/{re.sub('[/:]', '-', name)}")
         if args.resume is not None:
-            if args != type(args)(resume=args.resume):
+            if args != plain_args(type(args)(resume=args.resume)):  # the others have their defaults
                 raise UserError("--resume takes no other flag: a run keeps its own arguments")
+            self.folder = Path(args.resume)
             self.state = read_training_state(self.folder, self.command, args)
             self.args, self.history = type(args)(**self.state["args"]), self.state["history"]
-        elif self.folder.exists() or not str(self.folder).isprintable():
-            reason = "exists or is no plain name; give another, or go on with --resume"
-            raise UserError(f"--run-dir {self.folder}: {reason}")
-        check_args(self.args)
-        self.env_id = self.args.env_id.split(":")[-1]  # a module to import stands in no checkpoint
-        self.step, rollout = self.history["steps"], self.args.num_envs * self.args.num_steps
-        self.total = -(-self.args.total_timesteps // rollout) * rollout  # whole rollouts
+        else:
+            self.state, self.args = None, args
+            name = f"{args.env_id}__{self.script}__{args.seed}__{datetime.now():%Y%m%d-%H%M%S-%f}"
+            name = name.replace("/", "-").replace(":", "-")
+            self.folder = Path(args.run_dir or f"runs/{name}")
+            check_new_folder(self.folder)
+        if self.args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: torch finds no GPU; use --device cpu")
+        rollout = self.args.num_envs * self.args.num_steps
+        self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
+        self.step = self.history["steps"]  # environment steps so far
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # at the end, as it was
 
-    def start(self, header: dict, parts: dict, teacher: dict | None = None) -> None:
-        """Put `parts`, which have a state_dict, where a stopped run left them; begin to log."""
+    def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
+        """Lock the folder, restore a resumed run, and begin to log.
+
+        `header` describes the agent. `parts` are all objects whose state_dict is saved.
+        """
         wandb = importlib.import_module("wandb") if self.args.track else None
-        self.header, self.parts, self.saved = header, parts, time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=self.state is not None)
-        self.lock = FileLock(self.folder / "lock")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # On a file system without locks this fails, instead of letting two processes write.
+        lock = FileLock(self.folder / "lock", timeout=0, fallback_to_soft=False)
         try:
-            self.lock.acquire(timeout=1)
+            self.enter_context(lock)
         except Timeout as error:
-            raise UserError(f"{self.folder}: another process trains this run; let it") from error
-        if (self.folder / "result.json").exists():
-            raise UserError(f"{self.folder}: another process has just finished this run")
-        if self.history.setdefault("teacher", teacher) != teacher:
-            raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
-        if self.state:
+            advice = "another process is training this run; wait for it or stop it"
+            raise UserError(f"{self.folder}: {advice}") from error
+        except OSError as error:
+            advice = "choose a --run-dir on a local disk"
+            raise UserError(f"{self.folder}: cannot be locked ({error}); {advice}") from error
+        env_id = self.args.env_id.split(":")[-1]  # without the module that registers it
+        self.header = {"format": "ppd-agent-2", "script": self.script, "env_id": env_id}
+        self.header |= {"seed": self.args.seed, **header}
+        self.parts, self.can_continue = parts, True
+        self.saved_at = self.started_at = time.monotonic()
+        self.first_step = self.step
+        if teacher_header and teacher_header["env_id"] != env_id:
+            print(f"WARNING: the teacher was trained in {teacher_header['env_id']}")
+
+        if self.state is not None:
+            if self.history["teacher"] != teacher_header:
+                raise UserError(f"{self.folder}: its teacher has changed; put the first one back")
             for name, part in parts.items():
                 part.load_state_dict(self.state[name])
             torch.set_rng_state(self.state["torch_rng"])
-            if self.state["cuda_rng"] is not None and torch.cuda.is_available():
+            if self.args.device == "cuda":
                 torch.cuda.set_rng_state(self.state["cuda_rng"])
-        here = header | {"env_id": self.env_id}
-        keys = ("env_id", "frame_skip", "distribution_mode", "num_levels", "start_level")
-        other = [f"{k} {teacher.get(k)}" for k in keys if (teacher or here).get(k) != here.get(k)]
-        self.history["warnings"] = [f"the teacher was trained with {setting}" for setting in other]
-        self.save()
-        if wandb:
-            here = {"dir": self.folder, "name": self.folder.name, "resume": "auto"}
-            try:
-                wandb.init(config=vars(self.args), sync_tensorboard=True, **here)
-            except wandb.Error as error:
-                raise UserError(f"--track: {error}") from error
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
-        rows = "\n".join(f"|{key}|{value}|" for key, value in vars(self.args).items())
-        self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
-        command = f"{self.command} --resume {shlex.quote(str(self.folder))}"
-        print(*self.history["warnings"], f"once stopped, go on with: {command}", sep="\n")
-        atexit.register(print, f"stopped; go on with: {command}")  # after Ctrl-C or an error
-        bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
-        self.bar = tqdm(total=self.total, initial=self.step, **bar)
+        else:
+            self.history["teacher"] = teacher_header
+            self.save()
 
-    def due(self, every: int, steps: int) -> bool:
-        """Whether the last `steps` led to a multiple of `every`, or past one; never for 0."""
-        return every > 0 and self.step // every > (self.step - steps) // every
+        if wandb:
+            names = {"dir": self.folder, "name": self.folder.name, "resume": "auto"}
+            wandb.init(config=vars(self.args), sync_tensorboard=True, **names)
+            self.callback(wandb.finish)  # so that the next run of this process is a separate one
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
+        self.callback(self.writer.close)
+        rows = "\n".join(f"|{name}|{value}|" for name, value in vars(self.args).items())
+        self.writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}")
+        self.push(self.say_how_to_continue)  # to be called at the end, with the error if any
+        print(f"if stopped, continue with: {self.command} --resume {self.folder}")
+        bar = {"unit": " steps", "unit_scale": True, "mininterval": 5}
+        self.bar = self.enter_context(tqdm(total=self.total, initial=self.step, **bar))
+
+    def say_how_to_continue(self, error_type, error, traceback) -> None:
+        """Print the command to resume, if the run ends by an error or Ctrl-C."""
+        if error_type is not None and self.can_continue:
+            print(f"stopped; continue with: {self.command} --resume {self.folder}")
 
     def log(self, metrics: list[dict], scalars: dict, episodes: list) -> None:
-        """Log means of the minibatches' metrics, scalars, and the episodes that ended.
+        """Log mean metrics of the minibatches, other scalars, and the episodes that ended.
 
-        Raises UserError, before anything is saved, where a loss or weight is no number any more.
+        Raises UserError if a loss or a weight is NaN or infinite, before that is saved.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
-        if not (np.isfinite(list(means.values())).all() and weights.isfinite().all()):
-            advice = "the last good checkpoint is kept; start anew with a lower --learning-rate"
-            atexit.unregister(print)  # it would end so again
+        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        self.can_continue = bool(weights.isfinite().all() and np.isfinite([*means.values()]).all())
+        if not self.can_continue:  # resuming would end in the same NaN
+            advice = "start a new run with a lower --learning-rate"
             raise UserError(f"{self.folder}: NaN or infinite loss at step {self.step}; {advice}")
-        scalars = {**means, **scalars, "charts/SPS": self.bar.format_dict["rate"] or 0}
+        seconds = time.monotonic() - self.started_at
+        scalars = means | scalars | {"charts/SPS": (self.step - self.first_step) / seconds}
         if episodes:
-            _, mean_return, length = map(statistics.fmean, zip(*episodes, strict=True))
-            scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": length}
+            mean_return = statistics.fmean(episode_return for _, episode_return, _ in episodes)
+            mean_length = statistics.fmean(length for _, _, length in episodes)
+            scalars["charts/episodic_return"] = mean_return
+            scalars["charts/episodic_length"] = mean_length
             self.history["curve"].append([self.step, mean_return, len(episodes)])
-            self.bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+            self.bar.set_postfix_str(f"return in training {mean_return:.1f}", refresh=False)
         self.bar.update(self.step - self.bar.n)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, self.step)
 
     def log_evaluation(self, score: dict, kind: str = "") -> None:
-        """A point of a curve of evaluations."""
-        point = [self.step, score["mean"], score["standard_error"]]
-        self.history.setdefault(f"evaluations{kind}", []).append(point)
-        self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
+        """Log the score of an evaluation during training; keep the policy that scored best.
 
-    def save(self, every: float = 0.0) -> None:
-        """Write policy and training state if that was so many seconds ago, and at the end."""
-        seconds = time.monotonic() - self.saved
-        if seconds < every and self.step < self.total:
-            return
-        self.saved += seconds
-        self.history |= {"steps": self.step, "seconds": self.history["seconds"] + seconds}
-        header = {"format": "ppd-agent-2", "script": self.script, "env_id": self.env_id}
-        header |= {"seed": self.args.seed, "steps": self.step, **self.header}
+        `kind` names a second curve: Procgen is also evaluated on its training levels.
+        """
+        points = self.history.setdefault(f"evaluations{kind}", [])
+        points.append([self.step, score["mean"], score["standard_error"]])
+        self.writer.add_scalar(f"eval/return{kind}", score["mean"], self.step)
+        if not kind and score["mean"] >= max(mean for _, mean, _ in points):
+            self.save_agent("best.safetensors")
+
+    def save_if_due(self) -> None:
+        """Save a checkpoint if the last is --save-every seconds old, or training is complete."""
+        if time.monotonic() - self.saved_at >= self.args.save_every or self.step >= self.total:
+            self.save()
+
+    def save(self) -> None:
+        """Write agent.safetensors and training_state.pt."""
+        now = time.monotonic()
+        self.history["steps"] = self.step
+        self.history["seconds"] += now - self.saved_at
+        self.saved_at = now
+        self.save_agent("agent.safetensors")
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        write_file(self.folder / "agent.safetensors", pack_agent(state["agent"], header))
         state |= {"command": self.command, "args": asdict(self.args), "history": self.history}
         state["torch_rng"] = torch.get_rng_state()
-        state["cuda_rng"] = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        state["cuda_rng"] = torch.cuda.get_rng_state() if self.args.device == "cuda" else None
         torch.save(state, buffer := io.BytesIO())
         write_file(self.folder / "training_state.pt", buffer.getvalue())
 
-    def finish(self, **facts) -> dict:
-        """Write the policy with its score, and result.json, which is returned."""
-        for name in facts.keys() & {"score", "score_training"}:  # without its single episodes
-            self.header[name] = {k: v for k, v in facts[name].items() if type(v) is not list}
-        self.saved = time.monotonic()  # the final scores count for no second of training
+    def save_agent(self, name: str) -> None:
+        """Write the present policy."""
+        header = self.header | {"steps": self.step}
+        write_file(self.folder / name, pack_agent(self.parts["agent"].state_dict(), header))
+
+    def finish(self, **scores) -> dict:
+        """Write the final checkpoint, with its scores, and result.json; returns the latter."""
+        for name, score in scores.items():
+            if name in ("score", "score_training"):  # without the lists of single episodes
+                self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
+        self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
-        facts |= {"script": self.script, "args": asdict(self.args), **self.history}
-        facts |= {"steps_per_second": self.step / self.history["seconds"], "versions": {}}
-        for p in ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "procgen", "procgen-mirror"):
-            with suppress(importlib.metadata.PackageNotFoundError):
-                facts["versions"][p] = importlib.metadata.version(p)
-        git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=12"]
-        with suppress(OSError):
-            facts["git_commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-        write_file(self.folder / "result.json", json.dumps(facts).encode())
-        atexit.unregister(print)
-        self.writer.close()
-        self.lock.release()
-        return facts
+        result = {"script": self.script, "args": asdict(self.args), **self.history, **scores}
+        result["steps_per_second"] = self.step / self.history["seconds"]
+        result["versions"] = {d.name: d.version for d in importlib.metadata.distributions()}
+        git = f"git -C '{Path(__file__).parent}' describe --always --dirty --abbrev=12 2>/dev/null"
+        result["git_commit"] = subprocess.getoutput(git)
+        write_file(self.folder / "result.json", json.dumps(result).encode())
+        return result
 
 
 def check_args(args) -> None:
-    """Raises UserError for a number out of its range, or a GPU that is not there."""
-    may_be_0 = "seed gamma gae_lambda pg_coef ent_coef vf_coef distill_lambda distill_lambda_final "
-    may_be_0 += "eval_every save_every start_level"
-    highest = {"gamma": 1, "gae_lambda": 1, "seed": 2**30, "num_envs": 2**12, "num_steps": 2**16}
-    highest |= {"num_workers": 2**8, "env_threads": 2**10, "torch_threads": 2**10}
-    highest |= {"hidden_sizes": 2**14, "episodes": 2**20, "frame_skip": 2**10}
+    """Raises UserError for values that would train nonsense, or fail only at the end."""
+    may_be_0 = {"seed", "gamma", "gae_lambda", "ent_coef", "vf_coef", "pg_coef", "critic_warmup"}
+    may_be_0 |= {"distill_lambda", "distill_lambda_final", "eval_every", "save_every"}
+    may_be_0 |= {"start_level"}  # of Procgen
     for name, value in vars(args).items():
-        for number in value if isinstance(value, tuple) else (value,):
-            low = 0 if name in may_be_0.split() else 1 if type(number) is int else 1e-12
-            high = highest.get(name, 2**40)
-            if type(number) in (int, float) and not low <= number <= high:
-                raise UserError(f"--{name.replace('_', '-')} {number}: give {low} to {high}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU; use --device cpu, or resume on one")
+        flag = f"--{name.replace('_', '-')}"
+        if value in ("", []):  # as from an unset variable of the shell
+            raise UserError(f"{flag} is empty; give a value, or leave the flag out")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            highest = 1 if name in ("gamma", "gae_lambda") else sys.float_info.max
+            if not 0 <= number <= highest or (number == 0 and name not in may_be_0):
+                lowest = "at least 0" if name in may_be_0 else "above 0"
+                limit = " and at most 1" if highest == 1 else ""
+                raise UserError(f"{flag} {number}: must be {lowest}{limit}")
+
+
+def plain_args(args):
+    """The arguments as numbers, strings and lists, which can be saved, with full paths.
+
+    Code that calls `train` may give Paths and NumPy numbers. Raises UserError for other types.
+    """
+
+    def convert(value):
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+            return value.tolist()
+        raise UserError(f"argument {value!r}: give a number, a string, or a tuple of numbers")
+
+    args = type(args)(**json.loads(json.dumps(vars(args), default=convert)))
+    for name in ("teacher", "init"):  # to be found when the run is resumed in another folder
+        if getattr(args, name, None):
+            setattr(args, name, os.path.abspath(getattr(args, name)))
+    return args
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises UserError if a new run cannot begin in this folder."""
+    if (folder / "training_state.pt").exists():
+        raise UserError(f"{folder} has a run; continue it with --resume, or give another --run-dir")
+    # A run that was stopped before its first checkpoint leaves only these.
+    ours = {"lock", "agent.safetensors", "agent.safetensors.partial", "training_state.pt.partial"}
+    if folder.exists() and {path.name for path in folder.iterdir()} - ours:
+        raise UserError(f"{folder} is not empty; give another --run-dir")
 
 
 def pack_agent(tensors: dict, header: dict) -> bytes:
-    """An agent.safetensors. Its header is one entry: several are written in any order."""
+    """The content of an agent.safetensors."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return to_safetensors(tensors, {"header": json.dumps(header, sort_keys=True)})
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
+    """Replace a file in one step, so that a killed process never leaves half of it."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
 
 
 def read_training_state(folder: Path, command: str, args) -> dict:
-    """What `Run.save` wrote. Raises UserError for a run that cannot go on."""
+    """The checkpoint of a stopped run. Raises UserError if it cannot be resumed."""
+    path = folder / "training_state.pt"
     if (folder / "result.json").exists():
         raise UserError(f"--resume {folder}: this run is finished; score it with evaluate.py")
+    if not path.exists():
+        advice = f"start it again, with --run-dir {folder}"
+        raise UserError(f"--resume {folder}: training_state.pt is missing; {advice}")
     try:
-        path = folder / "training_state.pt"
-        assert not zipfile.ZipFile(path).testzip()  # torch.load checks no sums
+        if zipfile.ZipFile(path).testzip() is not None:  # torch.load does not verify checksums
+            raise ValueError("wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
         found, names = state["command"], state["args"].keys()
-    except Exception as error:  # torch raises many kinds
-        raise UserError(f"--resume {folder}: training_state.pt is missing or damaged") from error
-    if found != command or names != vars(args).keys():
-        raise UserError(f"--resume {folder}: a run of `{found}`, maybe older; resume it with that")
+    except Exception as error:  # torch.load raises many types
+        raise UserError(f"--resume {folder}: training_state.pt is damaged") from error
+    if found != command:
+        raise UserError(f"--resume {folder}: resume this run with `{found}`")
+    if names != vars(args).keys():
+        advice = "use the version that began this run"
+        raise UserError(f"--resume {folder}: another version of {command}; {advice}")
     return state
 
 
-def load_agent(path: str | Path, suite: str, make) -> tuple[nn.Module, dict]:
-    """A frozen agent and its header, from a stranger's file, which can run nothing.
-
-    `make(tensors, header)` builds its networks. Raises UserError for all that is not sound.
-    """
+def read_agent(path: str | Path, suite: str) -> tuple[dict, dict]:
+    """Tensors and header of an agent.safetensors, which cannot hold code. Raises UserError."""
+    path = Path(path) / "agent.safetensors" if Path(path).is_dir() else Path(path)
     try:
-        if Path(path).is_dir():
-            raise ValueError("a folder: give the agent.safetensors in it")
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("header", "{}")
+            header = json.loads((file.metadata() or {}).get("header", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(text, parse_constant=int)
-        if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
-            raise ValueError(f"not an agent of this version, or for {header.get('suite')}")
-        kinds = {"env_id": str, "script": str, "seed": int, "steps": int, "deterministic": bool}
-        wrong = [name for name, kind in kinds.items() if type(header[name]) is not kind]
-        if wrong or not re.fullmatch(r"[\w./-]+", header["env_id"]):  # a module:Id runs code
-            raise ValueError(f"its header has an odd {', '.join(wrong) or 'env_id'}")
-        for name, tensor in tensors.items():
-            bad = tensor.isnan() if name.startswith("action_") else ~tensor.isfinite()
-            if bad.any() or name == "obs_var" and (tensor < 0).any():
-                raise ValueError(f"{name} holds NaN, infinite or impossible numbers")
-        agent = make(tensors, header)
+    except (OSError, SafetensorError) as error:
+        advice = f"train a teacher with ppo_teacher_{suite}.py"
+        if path.exists():
+            advice = "if another library wrote it, use convert.py import"
+        raise UserError(f"{path}: not an agent.safetensors ({error}); {advice}") from error
+    if header.get("format") != "ppd-agent-2" or header.get("suite") != suite:
+        found = f"is an agent for {header.get('suite')} in format {header.get('format')}"
+        raise UserError(f"{path}: {found}; give one for {suite} in format ppd-agent-2")
+    for name, tensor in tensors.items():
+        if not name.startswith("action_") and not tensor.isfinite().all():  # bounds may be infinite
+            raise UserError(f"{path}: {name} holds NaN or infinite numbers")
+    return tensors, header
+
+
+def load_mujoco_agent(path, envs=None) -> tuple[MujocoAgent, dict]:
+    """A frozen agent and its header. Raises UserError if it does not fit `envs`, where given."""
+    tensors, header = read_agent(path, "mujoco")
+    low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
+    if envs is not None:
+        box = envs.single_action_space
+        needed = *envs.single_observation_space.shape, *box.shape, box.dtype.kind == "f"
+        if (obs_dim, len(low), low.is_floating_point()) != needed:
+            sizes = f"{obs_dim} observations, {len(low)} actions"
+            advice = f"give --env-id {header['env_id']}, or another file"
+            raise UserError(f"{path}: is for {header['env_id']} ({sizes}); {advice}")
+    imported = {key: header[key] for key in ("activation", "critic_sizes") if key in header}
+    agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
+    tensors.setdefault("obs_clip", agent.obs_clip)  # missing in the first checkpoints
+    if "critic.0.bias" not in tensors:
+        agent.critic = None  # an imported teacher may have no critic
+    try:
         agent.load_state_dict(tensors)
-    except Exception as error:  # a stranger's file may raise any
-        damaged = isinstance(error, SafetensorError)
-        pickle = damaged and Path(path).read_bytes().startswith((b"PK", b"\x80"))
-        reason = "a pickle, which could run code" if pickle else " ".join(str(error).split())
-        remedy = f"train one with ppo_teacher_{suite}.py"
-        raise UserError(f"{path}: no sound {suite} agent ({reason}); {remedy}") from error
+    except RuntimeError as error:  # the header describes other layers
+        raise UserError(f"{path}: {error}") from error
     return agent.eval().requires_grad_(False), header
 
 
-def load_mujoco_agent(path, sizes: tuple | None = None) -> tuple[MujocoAgent, dict]:
-    """A frozen agent, if it is for sizes (D, A, dtype of actions), and its header."""
-
-    def make(tensors, header):
-        low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
-        found = obs_dim, *low.shape, low.numpy().dtype
-        if sizes not in (None, found):
-            raise ValueError(f"its sizes are {found}, not {sizes}")
-        imported = {name: header[name] for name in ("activation", "critic_sizes") if name in header}
-        agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
-        tensors.setdefault("obs_clip", agent.obs_clip)  # the first files have none
-        if "critic.0.bias" not in tensors:
-            agent.critic = None  # an imported teacher may have none
-        return agent
-
-    return load_agent(path, "mujoco", make)
-
-
-def load_atari_agent(path, num_actions: int | None = None) -> tuple[PixelAgent, dict]:
-    """A frozen agent, if it has so many actions, and its header. Raises UserError."""
-
-    def make(tensors, header):
-        found = len(tensors["actor.1.bias"])
-        if num_actions not in (None, found):
-            raise ValueError(f"it has {found} actions, not {num_actions}")
-        return PixelAgent((4, 84, 84), found, header["size"])
-
-    return load_agent(path, "atari", make)
+def load_atari_agent(path, envs=None) -> tuple[PixelAgent, dict]:
+    """A frozen agent and its header. Raises UserError if it does not fit `envs`, where given."""
+    tensors, header = read_agent(path, "atari")
+    num_actions = len(tensors["actor.1.bias"])
+    if envs is not None and num_actions != envs.single_action_space.n:
+        sizes = f"{num_actions} actions, not {envs.single_action_space.n}"
+        advice = f"give --env-id {header['env_id']}, or another file"
+        raise UserError(f"{path}: is for {header['env_id']} ({sizes}); {advice}")
+    agent = PixelAgent((4, 84, 84), num_actions, header["size"])
+    try:
+        agent.load_state_dict(tensors)
+    except RuntimeError as error:  # the header describes other layers
+        raise UserError(f"{path}: {error}") from error
+    return agent.eval().requires_grad_(False), header
 
 
 def load_procgen_agent(path) -> tuple[PixelAgent, dict]:
     """A frozen agent and its header. Raises UserError."""
-    make = lambda tensors, header: PixelAgent((3, 64, 64), 15, header["size"])
-    return load_agent(path, "procgen", make)
+    tensors, header = read_agent(path, "procgen")
+    agent = PixelAgent((3, 64, 64), 15, header["size"])
+    try:
+        agent.load_state_dict(tensors)
+    except RuntimeError as error:  # the header describes other layers
+        raise UserError(f"{path}: {error}") from error
+    return agent.eval().requires_grad_(False), header
 
 
 # ------------------------------------------------------------------------------- MuJoCo
 def make_mujoco_env(env_id: str, **options) -> gym.Env:
-    """One environment with observations (D,) and actions (A,). Raises UserError for other ids."""
-    with warnings.catch_warnings():  # the paper's are the v4: the advice to take v5 is not for us
-        warnings.simplefilter("ignore")
+    """An environment with flat observations and actions. Raises UserError for other ids."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to use v5; the paper uses v4
         try:
             env = gym.make(env_id, disable_env_checker=True, **options)
         except (gym.error.Error, ImportError, ValueError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())  # a library that is missing
-            raise UserError(f"--env-id {env_id}: {reason} Try Hopper-v4 or Ant-v4.") from error
-    if env.spec.id != env_id.split(":")[-1]:  # Hopper alone would be the latest version
+            reason = error.__cause__ or error  # the cause can name a missing system library
+            raise UserError(f"--env-id {env_id}: {reason}; try Hopper-v4") from error
+    if env.spec.id != env_id.split(":")[-1]:  # without a version Gymnasium takes the latest
         raise UserError(f"--env-id {env_id}: which version? Give {env.spec.id}, or an older one")
     actions = env.action_space
-    if isinstance(actions, gym.spaces.Discrete):
+    if isinstance(actions, gym.spaces.Discrete):  # the agent gives it as a one-hot row
         one_hot = gym.spaces.Box(0, 1, (int(actions.n),), np.int8)
         env = gym.wrappers.TransformAction(env, lambda row: actions.start + row.argmax(), one_hot)
     for space in (env.observation_space, env.action_space):
-        flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-        if not flat or space is actions and space.dtype.kind != "f":  # integers would be one-hot
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"--env-id {env_id}: has {space}; use flat Boxes of floats or Discrete")
+    if isinstance(actions, gym.spaces.Box) and actions.dtype.kind != "f":
+        raise UserError(f"--env-id {env_id}: has {actions}; use flat Boxes of floats or Discrete")
     return env
 
 
-class ReplayableEnv:
-    """One environment with same-step autoreset, whose running episode can be played again."""
+class EnvGroup:
+    """The environments of one process. Each is reset in the step that ends its episode."""
 
-    def __init__(self, env_id: str):
-        self.env = make_mujoco_env(env_id)
+    def __init__(self, make_envs: list):
+        self.envs = [make_env() for make_env in make_envs]
+        box = self.envs[0].observation_space
+        self.obs = np.zeros((len(self.envs), *box.shape), box.dtype)
 
-    def reset(self, start: int | dict | None):
-        """Start an episode from a seed, from random numbers as they were, or as they are; obs."""
-        generator = self.env.unwrapped.np_random.bit_generator
-        if isinstance(start, dict):
-            generator.state = start
-        self.start = generator.state if start is None else start
-        self.actions, self.episode_return = [], 0.0
-        return self.env.reset(seed=start if isinstance(start, int) else None)[0]
+    def random_state(self, n: int) -> dict | None:
+        """The state of an environment's random numbers; None if they are not NumPy's Generator."""
+        generator = getattr(self.envs[n].unwrapped.np_random, "bit_generator", None)
+        return None if generator is None else generator.state
 
-    def step(self, action: np.ndarray):
-        """obs, reward, terminated, truncated, and (final obs, return, length) where it ended."""
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        self.actions.append(action)
-        self.episode_return += float(reward)
-        if not (terminated or truncated):
-            return obs, reward, terminated, truncated, None
-        final = obs, self.episode_return, len(self.actions)
-        return self.reset(None), reward, terminated, truncated, final  # obs of the next episode
+    def reset(self, seeds: list) -> tuple:
+        """Start episodes, each from its seed or, for None, from the present random state.
 
-    def get_episode(self, _):
-        """How the running episode started, and its actions since."""
-        return self.start, np.array(self.actions)
+        Returns obs (n, D) and the random states from before the resets, which use them.
+        """
+        states = []
+        for n, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            states.append(self.random_state(n))
+            self.obs[n], _ = env.reset(seed=seed)
+        return self.obs, states
 
-    def replay(self, episode):
-        """Play an episode again; the obs it comes to."""
-        obs = self.reset(episode[0])
-        for action in episode[1]:
-            obs, *_ = self.step(action)
-        return obs
+    def replay(self, episodes: list) -> tuple:
+        """Start episodes as they once started, and take their actions: obs (n, D), returns.
+
+        An episode is (start, actions); start is a seed, a random state, or None if not known.
+        """
+        returns = []
+        for n, (env, (start, actions)) in enumerate(zip(self.envs, episodes, strict=True)):
+            if isinstance(start, dict):
+                env.unwrapped.np_random.bit_generator.state = start
+            self.obs[n], _ = env.reset(seed=start if isinstance(start, int) else None)
+            returns.append(0.0)
+            for action in actions:
+                self.obs[n], reward, terminated, truncated, _ = env.step(action)
+                returns[n] += np.asarray(reward).item()
+                # The recorded episode did not end here: the simulator does not repeat itself.
+                if terminated or truncated:
+                    self.obs[n], _ = env.reset()
+        return self.obs, returns
+
+    def step(self, actions: np.ndarray) -> tuple:
+        """Actions (n, A) to obs (n, D), rewards, terminations and truncations (n,), and `ends`.
+
+        For each episode that ended, `ends` has its last observation and the random state from
+        which the next one started. obs then is the first of the next one.
+        """
+        rewards, ends = np.zeros(len(self.envs)), {}
+        terminations, truncations = np.zeros((2, len(self.envs)), dtype=bool)
+        for n, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            self.obs[n], reward, terminations[n], truncations[n], _ = env.step(action)
+            rewards[n] = np.asarray(reward).item()  # some environments give an array
+            if terminations[n] or truncations[n]:
+                ends[n] = self.obs[n].copy(), self.random_state(n)
+                self.obs[n], _ = env.reset()
+        return self.obs, rewards, terminations, truncations, ends
 
 
-def run_worker(pipe, parents_end, env_id: str, num_envs: int) -> None:
-    """In a process of its own: have its environments do what comes through the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends,
-    parents_end.close()  # and with it the pipe: a forked process would keep it open
+def run_worker(pipe, parent_pipe, make_envs: list) -> None:
+    """The main function of a worker process: call methods of its EnvGroup on request."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, then this one
+    # This process inherited a copy of the parent's end of the pipe. While that is open, recv()
+    # would wait for ever, instead of raising EOFError, when the parent has ended.
+    parent_pipe.close()
     with suppress(EOFError, ConnectionError):
-        envs = [ReplayableEnv(env_id) for _ in range(num_envs)]
-        while True:
-            method, arguments = pipe.recv()
-            pipe.send([getattr(env, method)(arg) for env, arg in zip(envs, arguments, strict=True)])
+        try:
+            group = EnvGroup(make_envs)
+            while True:
+                method, argument = pipe.recv()
+                pipe.send((getattr(group, method)(argument), None))
+        except Exception as error:
+            pipe.send((None, f"{type(error).__name__}: {error}"))
+            raise
 
 
 class MujocoVectorEnv(gym.vector.VectorEnv):
-    """N environments, shared out between this process and its workers, with same-step autoreset.
+    """N environments in this process and worker processes, with same-step autoreset.
 
-    Bitwise equal to Gymnasium's SyncVectorEnv. (Its AsyncVectorEnv runs a process per environment,
-    and waking 18 of them costs more than physics.)
+    It equals Gymnasium's SyncVectorEnv, bit for bit. AsyncVectorEnv is slower: it has a process per
+    environment, and to wake 18 of them takes longer than the physics.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
     def __init__(self, env_id: str, num_envs: int, num_workers: int):
-        edges = np.linspace(0, num_envs, min(num_workers, num_envs) + 1).round().astype(int)
-        self.num_envs, self.shares = num_envs, list(zip(edges, edges[1:], strict=False))
-        self.own_envs = [ReplayableEnv(env_id) for _ in range(edges[1])]
-        self.single_observation_space = self.own_envs[0].env.observation_space
-        self.single_action_space = self.own_envs[0].env.action_space
-        # A fork starts at once; these processes run no torch, whose threads a fork would miss.
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self.pipes = []  # a worker ends with its pipe: with this object, or this process
-        for start, stop in self.shares[1:]:
-            pipe, workers_end = context.Pipe()
-            arguments = workers_end, pipe, env_id, stop - start
-            context.Process(target=run_worker, args=arguments, daemon=True).start()
-            workers_end.close()
+        self.env_id = env_id
+        self.start_workers([partial(make_mujoco_env, env_id)] * num_envs, num_workers)
+
+    def start_workers(self, make_envs: list, num_workers: int) -> None:
+        """Make the environments, by a function for each, in this process and in workers."""
+        if multiprocessing.current_process().daemon:
+            num_workers = 1  # a worker of multiprocessing.Pool cannot start processes
+        self.num_envs, self.pipes = len(make_envs), []
+        count = min(num_workers, self.num_envs)
+        edges = np.linspace(0, self.num_envs, count + 1).round().astype(int)
+        self.shares = [slice(start, stop) for start, stop in pairwise(edges)]
+        self.own_group = EnvGroup(make_envs[self.shares[0]])
+        self.single_observation_space = self.own_group.envs[0].observation_space
+        self.single_action_space = self.own_group.envs[0].action_space
+        for share in self.shares[1:]:
+            pipe, worker_pipe = multiprocessing.Pipe()
+            worker_args = worker_pipe, pipe, make_envs[share]
+            multiprocessing.Process(target=run_worker, args=worker_args, daemon=True).start()
+            worker_pipe.close()
             self.pipes.append(pipe)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close_extras(self, **kwargs):
+        """End the worker processes."""
+        for pipe in self.pipes:
+            pipe.close()
+
     def call(self, method: str, arguments) -> list:
-        """Call `method` of each environment with its row of `arguments`. Raises UserError."""
-        own, *theirs = [arguments[start:stop] for start, stop in self.shares]
+        """Call a method of each group with its share of the arguments; returns their answers."""
+        own_arguments, *others = [arguments[share] for share in self.shares]
         try:
-            for pipe, share in zip(self.pipes, theirs, strict=True):
+            for pipe, share in zip(self.pipes, others, strict=True):
                 pipe.send((method, share))
-            answers = [getattr(e, method)(a) for e, a in zip(self.own_envs, own, strict=True)]
-            return answers + [answer for pipe in self.pipes for answer in pipe.recv()]
+            answers = [getattr(self.own_group, method)(own_arguments)]
+            for pipe in self.pipes:
+                answer, error = pipe.recv()
+                if error:
+                    advice = "--num-workers 1 shows where"
+                    raise UserError(f"{self.env_id} failed in a worker process: {error}; {advice}")
+                answers.append(answer)
         except (EOFError, ConnectionError) as error:
-            raise UserError("a process with environments has died; out of memory?") from error
+            raise UserError("an environment process was killed; is memory short?") from error
+        return answers
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start new episodes, environment n from seed + n. Returns obs (N, D) and no infos."""
+        """Start new episodes, environment n with seed + n. Returns obs (N, D) and no infos."""
         seeds = [None if seed is None else seed + n for n in range(self.num_envs)]
-        self.obs = np.array(self.call("reset", seeds))
+        obs, states = zip(*self.call("reset", seeds), strict=True)
+        self.obs = np.concatenate(obs)
+        self.check_finite("observation", self.obs)
+        # The running episodes: how each started, its actions and its return so far.
+        self.starts = sum(states, []) if seed is None else seeds
+        self.actions = [[] for _ in seeds]
+        self.returns = np.zeros(self.num_envs)
         return self.obs, {}
 
     def step(self, actions: np.ndarray):
-        """Actions (N, A) to obs (N, D), rewards, terminations, truncations (N,) and infos.
+        """Actions (N, A) to obs (N, D), rewards, terminations and truncations (N,), and infos.
 
-        infos["episodes"]: (n, return, length) of each that ended; infos["final_obs"][n]: its last
-        observation. obs[n] is the first of the next one.
+        infos["episodes"] lists (n, return, length) of the episodes that just ended, and
+        infos["final_obs"][n] is the last observation of one. obs[n] starts the next episode.
+        Raises UserError for observations and rewards that are NaN or infinite.
         """
-        *arrays, finals = zip(*self.call("step", actions), strict=True)
-        self.obs, rewards, terminations, truncations = map(np.array, arrays)
-        ended = {n: final for n, final in enumerate(finals) if final}
-        infos = {"episodes": [(n, *final[1:]) for n, final in ended.items()]}
-        infos["final_obs"] = {n: final[0] for n, final in ended.items()}
+        for n, action in enumerate(actions.copy()):  # environments may change what they are given
+            self.actions[n].append(action)
+        # One tuple per process becomes one tuple per array.
+        *arrays, ends = zip(*self.call("step", actions), strict=True)
+        self.obs, rewards, terminations, truncations = map(np.concatenate, arrays)
+        self.returns += rewards
+        infos = {"episodes": [], "final_obs": {}}
+        for share, group_ends in zip(self.shares, ends, strict=True):
+            for place, (final_obs, start) in group_ends.items():
+                n = share.start + place
+                infos["episodes"].append((n, float(self.returns[n]), len(self.actions[n])))
+                infos["final_obs"][n] = final_obs
+                self.starts[n], self.actions[n], self.returns[n] = start, [], 0.0
+        self.check_finite("reward", rewards)
+        self.check_finite("observation", self.obs)
+        self.check_finite("final observation", [*infos["final_obs"].values()])
         return self.obs, rewards, terminations, truncations, infos
 
+    def check_finite(self, name: str, values) -> None:
+        """Raises UserError if some are not finite numbers."""
+        if not np.isfinite(values).all():
+            advice = "the environment is at fault, not the training"
+            raise UserError(f"--env-id {self.env_id} gave a NaN or infinite {name}: {advice}")
+
     def state_dict(self) -> dict:
-        """What it takes to play the running episodes again, and what they show."""
-        episodes = self.call("get_episode", range(self.num_envs))
-        episodes = [(start, torch.from_numpy(actions)) for start, actions in episodes]
-        return {"episodes": episodes, "obs": torch.from_numpy(self.obs)}
+        """The running episodes, and the observations that a replay must lead to."""
+        actions = [torch.from_numpy(np.array(actions)) for actions in self.actions]
+        obs = torch.from_numpy(self.obs)
+        return {"starts": list(self.starts), "actions": actions, "obs": obs}
 
     def load_state_dict(self, state: dict) -> None:
-        """Play the running episodes again, up to where they were."""
-        episodes = [(start, actions.numpy()) for start, actions in state["episodes"]]
-        self.obs = np.array(self.call("replay", episodes))
+        """Replay the running episodes."""
+        self.starts = state["starts"]
+        self.actions = [list(actions.numpy()) for actions in state["actions"]]
+        episodes = list(zip(self.starts, self.actions, strict=True))
+        obs, returns = zip(*self.call("replay", episodes), strict=True)
+        self.obs, self.returns = np.concatenate(obs), np.array(sum(returns, []))
         if not np.array_equal(self.obs, state["obs"].numpy()):
-            print("WARNING: the running episodes do not replay to where they stopped")
+            print("WARNING: this simulator does not repeat itself; the running episodes differ")
 
 
 # ------------------------------------------------------------------------------- Atari
 def find_rom(env_id: str) -> str:
-    """MsPacmanNoFrameskip-v4 to ale-py's ms_pacman. Raises UserError for what is no Atari game."""
+    """ale-py's name of a game: ms_pacman for MsPacmanNoFrameskip-v4. Raises UserError."""
     from ale_py import roms
 
-    game = env_id.removesuffix("NoFrameskip-v4")
-    rom = re.sub(r"(?<!^)(?=[A-Z])", "_", game).lower()
-    if game == env_id or rom not in roms.get_all_rom_ids():
-        raise UserError(f"--env-id {env_id}: no Atari game of ale-py's; try PongNoFrameskip-v4")
+    by_word = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}  # mspacman: ms_pacman
+    name = re.split("[/:]", env_id)[-1].split("-")[0].lower()  # pong for ALE/Pong-v5
+    word = re.sub("(noframeskip|deterministic)$", "", re.sub("[^a-z0-9]", "", name))
+    if word not in by_word:
+        raise UserError(f"--env-id {env_id}: not an Atari game of ale-py; try PongNoFrameskip-v4")
+    rom = by_word[word]
+    if rom in ("combat", "joust", "maze_craze", "warlords"):
+        raise UserError(f"--env-id {env_id}: this game needs two players; choose another")
+    expected_id = f"{rom.title().replace('_', '')}NoFrameskip-v4"
+    if env_id != expected_id:
+        advice = f"give {expected_id} for this game; --frame-skip sets the frames per action"
+        raise UserError(f"--env-id {env_id}: {advice}")
     return rom
 
 
 class AtariGames(gym.vector.VectorEnv):
     """N games on ale-py's own threads, with same-step autoreset.
 
-    Frames and games as in Gymnasium's NoFrameskip-v4 ids with AtariPreprocessing and
-    FrameStackObservation: 84×84, grey, the last four, oldest first; at a game's start FIRE, where
-    it has that button, and up to 29 no-ops. With `life_loss` a lost life is a termination as well,
-    and the game goes on; infos["episodes"] are whole games.
+    Frames and games are those of Gymnasium's NoFrameskip-v4 ids with AtariPreprocessing and
+    FrameStackObservation: 84×84, grey, the last four, oldest first. A game starts with FIRE and 0
+    to 28 no-ops (none twice as often), without a FIRE button with 0 to 29 no-ops. With `life_loss`
+    a lost life is a termination as well, and the game continues. infos["episodes"] are whole games.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+    max_frames = 108_000  # half an hour of play, then a truncation
 
     def __init__(self, env_id, num_envs: int, num_threads: int, frame_skip: int, life_loss: bool):
         from ale_py.vector_env import AtariVectorEnv
 
-        max_frames = 108_000  # half an hour of play, then a truncation
         self.simulator = AtariVectorEnv(
             find_rom(env_id), num_envs, num_threads=num_threads, frameskip=frame_skip,
-            max_num_frames_per_episode=max_frames, repeat_action_probability=0.0,
+            max_num_frames_per_episode=self.max_frames, repeat_action_probability=0.0,
             full_action_space=False, reward_clipping=False, noop_max=30, use_fire_reset=True,
             life_loss_info=life_loss, episodic_life=False,
         )  # fmt: skip
-        self.num_envs, self.life_loss = num_envs, life_loss
+        self.num_envs, self.frame_skip, self.life_loss = num_envs, frame_skip, life_loss
         self.single_observation_space = self.simulator.single_observation_space
         self.single_action_space = self.simulator.single_action_space
-        # The simulator cannot be saved. A game is its slot's seed, the number of games that were
-        # played there since it was seeded, and the actions since the game's start.
+        # The simulator cannot be saved, but a game can be played again. That takes the seed of its
+        # environment, the number of games played there since it was seeded, and the actions of
+        # this game.
         self.seeds, self.games, self.lengths = np.zeros((3, num_envs), np.int64)
-        self.actions = np.zeros((num_envs, max_frames // frame_skip + 2), np.uint8)
+        self.actions = np.zeros((num_envs, self.max_frames // frame_skip + 2), np.uint8)
         self.returns = np.zeros(num_envs)
 
     def reset(self, *, seed: int = 0, options: dict | None = None):
-        """Start new games, slot n from seed + n. Returns obs (N, C, H, W) and no infos."""
+        """Start new games, environment n with seed + n. Returns obs (N, C, H, W) and no infos."""
         self.seeds = seed + np.arange(self.num_envs)
         self.games[:] = self.lengths[:] = self.returns[:] = 0
         self.obs, _ = self.simulator.reset(seed=self.seeds)
         return self.obs, {}
 
-    def start_games(self, slots: np.ndarray) -> None:
-        """Start the next game in each slot that the mask (N,) marks."""
+    def start_games(self, mask: np.ndarray) -> None:
+        """Start the next game in the environments that the mask (N,) marks."""
         # Without a seed: seeding loads the ROM again, which takes as long as 250 steps.
-        self.obs, _ = self.simulator.reset(options={"reset_mask": slots})
-        self.games[slots] += 1
-        self.lengths[slots] = self.returns[slots] = 0
+        self.obs, _ = self.simulator.reset(options={"reset_mask": mask})
+        self.games[mask] += 1
+        self.lengths[mask] = self.returns[mask] = 0
 
     def step(self, actions: np.ndarray):
-        """Actions (N,) to obs (N, C, H, W), rewards, terminations, truncations (N,) and infos.
+        """Actions (N,) to obs (N, C, H, W), rewards, terminations and truncations (N,), and infos.
 
-        infos["episodes"]: (n, return, length) of each game that is over; infos["final_obs"][n]:
-        its last observation. obs[n] is the first of the next one.
+        infos["episodes"] lists (n, return, length) of the games that just ended, and
+        infos["final_obs"][n] is the last observation of one. obs[n] starts the next game.
         """
         self.actions[np.arange(self.num_envs), self.lengths] = actions
         self.obs, rewards, terminations, truncations, state = self.simulator.step(actions)
-        infos = {"final_obs": self.obs}
+        infos = {"final_obs": self.obs, "episodes": []}
         self.returns += rewards
         self.lengths += 1
-        plays_on = self.life_loss & (state["lives"] > 0)  # games without lives report 0
-        over = terminations & ~plays_on | truncations
-        finished = zip(np.flatnonzero(over), self.returns[over], self.lengths[over], strict=True)
-        infos["episodes"] = [(n, float(r), int(k)) for n, r, k in finished]
-        if over.any():  # at once, or the next step would be lost to the simulator's own reset
+        continues = self.life_loss & (state["lives"] > 0)  # games without lives report 0
+        # If a life is lost in the step of the time limit, ale-py reports no truncation.
+        at_limit = self.lengths * self.frame_skip >= self.max_frames
+        over = terminations & ~continues | truncations | at_limit
+        for n in np.flatnonzero(over):
+            infos["episodes"].append((n, float(self.returns[n]), int(self.lengths[n])))
+        if over.any():  # now, because the simulator's own reset would ignore the next action
             self.start_games(over)
         return self.obs, rewards, terminations, truncations, infos
 
     def state_dict(self) -> dict:
-        """What it takes to play the running games again, and what they show."""
+        """The running games, and the observations that a replay must lead to."""
         names = ("seeds", "games", "lengths", "returns", "obs")
         state = {name: torch.tensor(getattr(self, name)) for name in names}
         return state | {"actions": torch.tensor(self.actions[:, : self.lengths.max()])}
 
     def load_state_dict(self, state: dict) -> None:
-        """Play the running games again from their starts, up to where they were."""
+        """Replay the running games."""
         names = ("seeds", "games", "lengths", "returns", "actions")
         seeds, games, lengths, returns, actions = (state[name].numpy() for name in names)
-        longest, rows = lengths.max(), np.arange(self.num_envs)
-        # All end together: a shorter game starts later, and its slot plays anything until then.
-        for left in reversed(range(longest + 1)):  # steps
-            for slot in np.flatnonzero(lengths == left):
-                mask = rows == slot
+        longest, envs = lengths.max(), np.arange(self.num_envs)
+        # All environments step together, so all replays end in the same step. The longest game
+        # starts first. `left` steps before the end those of that length start; until then their
+        # environments play anything.
+        for left in reversed(range(longest + 1)):
+            for n in np.flatnonzero(lengths == left):
+                mask = envs == n
                 self.obs, _ = self.simulator.reset(seed=seeds[mask], options={"reset_mask": mask})
-                for _ in range(games[slot]):
+                for _ in range(games[n]):
                     self.start_games(mask)
             if left > 0:
                 played = np.maximum(lengths - left, 0)
-                self.obs = self.simulator.step(actions[rows, played].astype(np.int64))[0]
+                self.obs = self.simulator.step(actions[envs, played].astype(np.int64))[0]
         self.seeds, self.games, self.lengths, self.returns = seeds, games, lengths, returns
         self.actions[:, :longest] = actions
         if not np.array_equal(self.obs, state["obs"].numpy()):
-            print("WARNING: the running episodes do not replay to where they stopped")
+            print("WARNING: this simulator does not repeat itself; the running episodes differ")
 
 
 # ------------------------------------------------------------------------------- Procgen
 def import_procgen(env_id: str):
-    """Procgen's simulator class, without its banner. Raises UserError where it cannot play."""
-    with suppress(ImportError):  # Procgen imports the old gym, which would print its end of life
+    """Procgen's simulator class, without its banner. Raises UserError if it cannot play."""
+    with suppress(ImportError):  # Procgen imports the old gym, which would print a notice
         import gym_notices.notices
 
         gym_notices.notices.notices.clear()
@@ -1015,33 +1251,36 @@ def import_procgen(env_id: str):
         from procgen import ProcgenGym3Env
         from procgen.env import ENV_NAMES
     except ImportError as error:
-        remedy = "pip install procgen (Python 3.10) or procgen-mirror (3.11, 3.12), x86-64 only"
-        raise UserError(f"Procgen is not installed here ({error}): {remedy}") from error
+        advice = "pip install procgen (Python 3.10) or procgen-mirror (3.11, 3.12), x86-64 only"
+        raise UserError(f"Procgen is not installed here ({error}): {advice}") from error
     if env_id not in ENV_NAMES:
-        raise UserError(f"--env-id {env_id}: no Procgen game; give one of {', '.join(ENV_NAMES)}")
+        names = ", ".join(ENV_NAMES)
+        raise UserError(f"--env-id {env_id}: not a Procgen game; give one of {names}")
     return ProcgenGym3Env
 
 
 class ProcgenVectorEnv(gym.vector.VectorEnv):
     """N games on Procgen's own threads, with same-step autoreset; levels are drawn at random.
 
-    The simulator shows no final observation and no time limit: each end is a termination. The
-    observations that `reset` and `step` return are overwritten by the next step.
+    The simulator gives no final observation and does not tell time limits: each end is a
+    termination. The next step overwrites the observations that `reset` and `step` return.
     """
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "render_fps": 15}
 
     def __init__(self, args, num_envs, num_threads, levels="training", render_mode=None):
-        """Games on the training levels that `args` names, or the unseen ones: all after those.
+        """Games on the training levels that `args` describe, or "unseen": on all levels after them.
 
-        Raises UserError where none are left, or where the game cannot be played.
+        `args` has env_id, num_levels, start_level and distribution_mode. Raises UserError if no
+        unseen level is left, or if the game cannot be played.
         """
         start_level, num_levels = args.start_level, args.num_levels
         if start_level + num_levels > 2**31 - 2:
-            reason = "leave no unseen level; there are 2147483647, so give less"
-            raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {reason}")
-        if levels == "unseen":  # num_levels 0, Procgen's "all", would draw training levels too
-            start_level, num_levels = start_level + num_levels, 2**31 - 1 - start_level - num_levels
+            advice = "they leave no unseen level of 2147483647; give less"
+            raise UserError(f"--start-level {start_level} --num-levels {num_levels}: {advice}")
+        if levels == "unseen":  # Procgen's "all", num_levels 0, would draw training levels too
+            start_level += num_levels
+            num_levels = 2**31 - 1 - start_level
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space = gym.spaces.Box(0, 255, (3, 64, 64), np.uint8)
         self.single_action_space = gym.spaces.Discrete(15)
@@ -1049,19 +1288,19 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
         self.options = {"num": num_envs, "env_name": args.env_id, "num_threads": num_threads}
         self.options |= {"num_levels": num_levels, "start_level": start_level}
         self.options |= {"distribution_mode": args.distribution_mode, "render_mode": render_mode}
-        # (N, C, H, W) on memory in the simulator's order (N, H, W, C): no pixel is moved
+        # (N, C, H, W), in memory (N, H, W, C) as the simulator's frames: copying moves no pixel
         self.obs = np.zeros((num_envs, 64, 64, 3), np.uint8).transpose(0, 3, 1, 2)
 
-    def observe(self):
-        """Take what is shown into `self.obs`; the rewards and ends, (N,), that led to it."""
+    def observe(self) -> tuple[np.ndarray, np.ndarray]:
+        """Copy the frames to `self.obs`. Returns rewards and ends (N,) of the last step."""
         rewards, obs, ended = self.simulator.observe()
         self.obs[:] = obs["rgb"].transpose(0, 3, 1, 2)
         return rewards, ended
 
     def reset(self, *, seed: int = 0, options: dict | None = None):
         """Start new games, the same for the same seed. Returns obs (N, C, H, W) and no infos."""
-        # Procgen cannot be seeded again. A new simulator takes milliseconds, as long as the old one
-        # keeps the pictures in memory until then.
+        # A simulator cannot be seeded again, so it is replaced. Making one takes milliseconds if
+        # the old one still exists, which keeps the game's pictures in memory.
         old = self.simulator
         self.simulator = self.simulator_class(**self.options, rand_seed=seed)
         if old:
@@ -1071,60 +1310,52 @@ class ProcgenVectorEnv(gym.vector.VectorEnv):
         return self.obs, {}
 
     def step(self, actions: np.ndarray):
-        """Actions (N,) to obs (N, C, H, W), rewards, terminations, truncations (N,) and infos.
+        """Actions (N,) to obs (N, C, H, W), rewards, terminations and truncations (N,), and infos.
 
-        infos["episodes"]: (n, return, length) of each that ended; obs[n] is the first of the next.
+        infos["episodes"] lists (n, return, length) of the episodes that just ended. obs[n] starts
+        the next one.
         """
         self.simulator.act(actions)
         rewards, ended = self.observe()
         self.returns += rewards
         self.lengths += 1
-        finished = zip(np.flatnonzero(ended), self.returns[ended], self.lengths[ended], strict=True)
-        infos = {"episodes": [(n, float(r), int(k)) for n, r, k in finished]}
+        infos = {"episodes": []}
+        for n in np.flatnonzero(ended):
+            infos["episodes"].append((n, float(self.returns[n]), int(self.lengths[n])))
         self.returns[ended] = self.lengths[ended] = 0
         return self.obs, rewards, ended, np.zeros_like(ended), infos
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """What a person would see: N frames (512, 512, 3); needs render_mode rgb_array."""
+        """N frames (512, 512, 3) as a person would see them; needs render_mode "rgb_array"."""
         return tuple(info["rgb"] for info in self.simulator.get_info())
 
     def state_dict(self) -> dict:
-        """Where the games are, with their random numbers."""
+        """The states of the games, with their random numbers."""
         states = self.simulator.get_state()
         games = [torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in states]
         counts = {name: torch.tensor(getattr(self, name)) for name in ("returns", "lengths")}
         return {"games": games, **counts}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`, after a reset."""
+        """Restore the games; needs a reset before."""
         self.simulator.set_state([game.numpy().tobytes() for game in state["games"]])
         self.returns, self.lengths = state["returns"].numpy(), state["lengths"].numpy()
         self.observe()
 
     def close_extras(self, **options) -> None:
         """End the simulator and its threads."""
-        self.simulator.close()
+        if self.simulator:
+            self.simulator.close()
 
 
-# ------------------------------------------------------------------------------- Process
-class PatientFile(io.FileIO):
-    """A standard stream whose reader may go away: what it cannot take is dropped."""
+# ------------------------------------------------------------------------------- Main
+def train(args: MujocoArgs | AtariArgs | ProcgenArgs) -> dict:
+    """Run the whole training; returns the content of result.json.
 
-    def write(self, data) -> int:
-        with suppress(OSError):
-            return super().write(data)
-        return len(data)
-
-
-def guard_process() -> None:
-    """Have a run not depend on who reads its output, or whether anything does."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream is replaced, not left
-        os.set_inheritable(number, True)  # to the next file that is opened
-    for name, number in [("stdout", 1), ("stderr", 2)]:
-        file = PatientFile(number, "w", closefd=False)
-        setattr(sys, name, io.TextIOWrapper(file, errors="replace", write_through=True))
-    threading.excepthook = lambda _: None  # TensorBoard's writer raises its error in `Run.log` too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    Raises UserError for mistakes in arguments, files and environments.
+    """
+    with Run(args, args.suite) as run:  # closes its files and processes, however training ends
+        return learn(run.args, run)
 
 
 def main() -> None:
@@ -1134,12 +1365,12 @@ def main() -> None:
     try:
         train(tyro.cli(suites, description=__doc__))
     except (UserError, OSError, ImportError, torch.OutOfMemoryError) as error:
-        tqdm.write(f"{Path(__file__).stem}: error: {error}", file=sys.stderr)
+        message = " ".join(str(error).split())  # one line
+        tqdm.write(f"{Path(__file__).stem}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 if __name__ == "__main__":
-    guard_process()
     main()

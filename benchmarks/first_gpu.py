@@ -4,7 +4,7 @@
     python benchmarks/first_gpu.py --sizes larger --suites procgen --minutes 10
 
 For each suite, network size and combination of compile, bfloat16, channels-last weights and
-cudnn.benchmark: milliseconds of each phase of PPD's act step and minibatch, as `train` has them,
+cudnn.benchmark: milliseconds of each phase of PPD's act step and minibatch, as `learn` has them,
 and how many kernels and graphs the host launches for them. Between two phases lies an event on the
 device, no waiting: where the sum is far above the kernels' own time, the launches are what takes
 long. Also the simulator's step alone. What compiles comes last, since it takes minutes; what the
@@ -68,7 +68,7 @@ class Laps:
 
 
 def make_steps(script, args: Args, size: str, settings: dict):
-    """The act step and the minibatch of PPD's `train`, as functions that mark their phases."""
+    """The act step and the minibatch of PPD's `learn`, as functions that mark their phases."""
     shape, actions = {"ppd_atari": ((4, 84, 84), 6), "ppd_procgen": ((3, 64, 64), 15)}[
         script.__name__
     ]
@@ -115,7 +115,7 @@ def make_steps(script, args: Args, size: str, settings: dict):
         kl = script.policy_kl(agent.distribution(b_teacher_logits[mb]), dist, "forward")
         loss = script.clipped_surrogate_loss(ratio, advantages, 0.2)
         v_loss = script.value_loss(values, b_returns[mb])
-        loss = script.ppo_loss(loss, v_loss, dist.entropy().mean(), 0.0, 0.5)
+        loss = loss - 0.0 * dist.entropy().mean() + 0.5 * v_loss
         loss = loss + script.distillation_loss(kl, ratio, 0.2)
         laps.mark("losses")
         loss.backward()

@@ -227,19 +227,6 @@ def panels_of_sb3(grid: pd.DataFrame) -> list[Panel]:
     return panels
 
 
-def panels_of_the_readme(grid: pd.DataFrame) -> list[Panel]:
-    """What a teacher is worth: PPD, and PPO with the same settings, on Hopper."""
-    runs = finished(select(grid, "lambda-mujoco", ["Hopper-v4"]))
-    lines = {"PPD (λ = 1)": 1, "PPO without a teacher (λ = 0)": 0}
-    lines = {label: runs[runs["distill_lambda"] == weight] for label, weight in lines.items()}
-    teacher = {"teacher, which trained for 10 M steps": runs["teacher_score"].mean()}
-    return (
-        [Panel("Hopper-v4, larger student", lines, teacher)]
-        if all(map(len, lines.values()))
-        else []
-    )
-
-
 def panels_of_gradient(grid: pd.DataFrame) -> list[Panel]:
     groups = stats.gradient_groups(grid)
     return [Panel(title, lines, {"teacher": 1}, "fraction") for title, lines in groups]
@@ -307,9 +294,66 @@ def panels_of_zoo(grid: pd.DataFrame) -> list[Panel]:
     return panels
 
 
+def lines_of_the_readme(grid: pd.DataFrame, env_id: str) -> dict[str, pd.DataFrame]:
+    """Smaller students, their teacher's own training, and PPO at PPD's settings, where it ran."""
+    runs = finished(select(grid, "gradient", [env_id], size="smaller", log_std_shift=0.0))
+    forms = runs["ratio_gradient"].fillna(True)
+    alone = select(grid, "lambda-mujoco", [env_id], distill_lambda=0.0)
+    lines = {
+        QUIET: runs[~forms],
+        PAPERS: runs[forms & (runs["method"] == "ppd")],
+        "the teacher's own PPO run": select(grid, "teachers", [env_id], seed=100),
+        "PPD's settings, no teacher": alone,
+    }
+    return {label: finished(of_it) for label, of_it in lines.items()}
+
+
+def draw_readme(grid: pd.DataFrame, points: pd.DataFrame):
+    """Evaluations as a fraction of the teacher's final score, a panel for each of four tasks.
+
+    Lines are means over seeds and bands their range. Each line is named once, with its number of
+    seeds, in the panel where there is room. None if Hopper has no run for one of the lines.
+    """
+    room = {  # for a line's name: panel and height
+        QUIET: ("HalfCheetah-v4", 1.06),
+        PAPERS: ("Ant-v4", 1.06),
+        "the teacher's own PPO run": ("Hopper-v4", 0.53),
+        "PPD's settings, no teacher": ("Hopper-v4", 0.1),
+    }
+    tasks = ["Hopper-v4", "HalfCheetah-v4", "Ant-v4", "Humanoid-v4"]
+    found = {env_id: lines_of_the_readme(grid, env_id) for env_id in tasks}
+    if not all(map(len, found["Hopper-v4"].values())):
+        return None
+    layout = {"figsize": (10.5, 3.1), "sharey": True, "layout": "constrained"}
+    figure, row = plt.subplots(1, len(tasks), **layout)
+    for axes, (env_id, lines) in zip(row, found.items(), strict=True):
+        axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
+        for (label, runs), (colour, dashes) in zip(lines.items(), STYLES, strict=False):
+            own = label == "the teacher's own PPO run"
+            column = "evaluation_score" if own else "evaluation_fraction"
+            values = on_common_steps(runs, points, column).dropna(axis=1)
+            values = values / (runs["score"].mean() if own else 1)
+            every = 0.5 if own else 0.1  # million steps between evaluations; bins round them up
+            values = values.set_axis(values.columns / 1e6 // every * every, axis=1)
+            values = values.loc[:, values.columns < 2.05]
+            style = {"color": colour, "linestyle": dashes, "marker": "o" if own else None}
+            axes.plot(values.columns, values.mean(), **style, markersize=4)
+            span = values.min(), values.max()
+            axes.fill_between(values.columns, *span, color=colour, alpha=0.2, linewidth=0)
+            panel, height = room[label]
+            if panel == env_id:
+                seeds = runs["seed"].nunique()
+                note = f"{seeds} seeds" if seeds > 1 else "1 seed"
+                note = f"512 512, {note}" if "no teacher" in label else note
+                axes.text(2, height, f"{label}\n({note})", color=colour, ha="right", va="bottom")
+        axes.set(title=env_id, xlabel="million steps", xlim=(0, 2), ylim=(-0.1, 1.3))
+    row[0].set_ylabel("score / teacher's final score")
+    return figure
+
+
 def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     """Figure → its panels, and how `draw` lays them out. Without runs there are no panels."""
-    figures = {"hopper": (panels_of_the_readme(grid), 1, 7), "suites": (panels_of_suites(grid), 3)}
+    figures = {"suites": (panels_of_suites(grid), 3)}
     for suite, envs in ENVS.items():
         figures[f"teachers_{suite}"] = (panels_of_teachers(grid, suite),)
         figures[f"sizes_{suite}"] = panels_of_sizes(grid, envs), 3
@@ -334,6 +378,9 @@ def draw_figures(grid: pd.DataFrame, points: pd.DataFrame, folder: Path) -> None
         if panels:
             draw(panels, points, *layout).savefig(folder / f"{name}.png", dpi=120)
             plt.close()
+    if (figure := draw_readme(grid, points)) is not None:
+        figure.savefig(folder / "readme.png", dpi=150)
+        plt.close()
 
 
 # ------------------------------------------------------------------------------- By hand

@@ -18,20 +18,22 @@ PAPER |= {"coinrun": "6.28; training levels 7.29"}
 PAPER |= {"CrazyClimberNoFrameskip-v4": "human-normalised 2.08"}
 HEAD = """# Trained teachers
 
-Each file is a complete policy for raw observations: load it as [docs/ppd.md](../docs/ppd.md) shows,
-score it again with `python evaluate.py teachers/<env>.safetensors`. The score is by the paper's
-protocol, mean ± standard error: 50 whole episodes of deterministic actions, on Procgen 200 of
-sampled ones on levels that are not trained on; the paper's column is the mean of its five teachers
-(Table 5). `<env>.json` is the run's own `result.json`: every episode, the learning curve, all
-arguments, versions. MIT licence.
+Each file is a complete policy for raw observations. [docs/deploy.md](../docs/deploy.md) shows how
+to load it, and `python evaluate.py teachers/<env>.safetensors` scores it again. One seed of each is
+shipped.
+
+The score is by the paper's protocol, mean ± standard error over episodes: 50 whole episodes with
+deterministic actions, on Procgen 200 with sampled actions on levels that are not trained on. The
+paper's column is the mean of its five teachers (Table 5). `<env>.json` is the run's `result.json`:
+every episode, the learning curve, all arguments, versions. The licence is MIT.
 
 | teacher | seed | steps | score | paper | hours | commit | versions |
 |---|---|---|---|---|---|---|---|
 """
 TAIL = """
-Hours are those of one core of a shared two-core machine, with other work beside it.
-The commit is that of the process that finished and scored the run: all but Hopper's
-were stopped and resumed, or scored again, under a newer one than they began with.
+Hours are those of one core of a shared two-core machine with other work. The commit is that of the
+process that finished and scored the run. All runs but Hopper's were stopped and resumed, or scored
+again, under a newer commit than the one they began with.
 """
 
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXCEPTIONS = {"Args", "MujocoArgs", "AtariArgs", "ProcgenArgs", "train", "main"}
+EXCEPTIONS = {"Args", "MujocoArgs", "AtariArgs", "ProcgenArgs", "learn", "train", "main"}
 # Torch's own is right for Gaussians; one for categoricals must mind what underflows.
 EXCEPTIONS |= {"policy_kl"}
 # Fields that are of the suite, and those whose value the paper gives for each script.

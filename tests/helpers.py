@@ -226,6 +226,12 @@ class FakeEnvs:
         self.single_action_space = gym.spaces.Box(-0.5, 0.5, (2,), np.float32)
         FakeEnvs.made.append(self)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
     def draw(self) -> np.ndarray:
         return self.rng.normal(1.0, 2.0, (self.num_envs, 3))
 

@@ -80,6 +80,24 @@ def test_scores():
     assert "human_normalized" not in other and "human" not in script.game_score_text(other)
 
 
+def test_the_last_line_compares_with_the_teacher():
+    """A fraction, or the difference where a fraction says nothing; human-normalised if known."""
+    script, texts = owner("compare_games"), []
+    for game, mine, theirs in [
+        ("Pong", 14.6, 14.6), ("Pong", -3.05, -20.7), ("Breakout", 3.0, 4.0),
+        ("Breakout", 3.0, 0.0),
+    ]:  # fmt: skip
+        scores = []
+        for mean in (mine, theirs):
+            score = {"mean": mean, "standard_error": None, "returns": [mean], "lengths": [1]}
+            scores.append(script.score_games(f"{game}NoFrameskip-v4", score))
+        text = script.compare_games(*scores)
+        assert text.startswith(f"student {script.game_score_text(scores[0])} · teacher ")
+        texts.append(text.rpartition(" · ")[2])
+    assert texts == ["human-normalised fraction 1.000", "human-normalised difference +0.50",
+                     "fraction 0.750", "difference +3.00"]  # fmt: skip
+
+
 def outputs_and_gradients(agent, obs):
     agent.zero_grad()
     outputs = agent.logits(obs), agent.value(obs)
@@ -130,7 +148,7 @@ def test_lost_lives_end_episodes_but_not_games(monkeypatch, train):
     script, lost, games = owner("AtariGames"), [], []
     simulated = script.AtariGames
     shorten_episodes(script, "atari", monkeypatch)
-    step, gae, scale = simulated.step, script.compute_gae, script.RewardNormalizer.forward
+    step, gae, scale = simulated.step, script.compute_gae, script.RewardNormalizer.__call__
 
     def losing_step(self, actions):
         obs, rewards, terminations, truncations, infos = step(self, actions)
@@ -149,6 +167,6 @@ def test_lost_lives_end_episodes_but_not_games(monkeypatch, train):
 
     monkeypatch.setattr(simulated, "step", losing_step)
     monkeypatch.setattr(script, "compute_gae", check_gae)
-    monkeypatch.setattr(script.RewardNormalizer, "forward", check_scale)
+    monkeypatch.setattr(script.RewardNormalizer, "__call__", check_scale)
     result = train(script, "atari")
     assert sum(count for _, _, count in result["curve"]) == len(games) > 0

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import re
+import shlex
 import sys
 import zipfile
 from fractions import Fraction
@@ -12,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+import tyro
 from helpers import ROOT, Malicious, load, make_spaces, make_teacher, run_main, save_agent
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from evaluate import read_header
 
 convert, ppd = load("convert"), load("ppd_mujoco")
 HOPPER = ROOT / "teachers" / "Hopper-v4.safetensors"
@@ -57,6 +62,17 @@ def zip_bytes(members: dict) -> bytes:
 def sb3_bytes(model) -> bytes:
     model.save(buffer := io.BytesIO())
     return buffer.getvalue()
+
+
+def saved_policy(env_id) -> bytes:
+    """What the policy's own `save` writes, and imitation's."""
+    PPO("MlpPolicy", env_id).policy.save(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def statistics_bytes(env_id) -> bytes:
+    """What VecNormalize's `save` writes."""
+    return pickle.dumps(VecNormalize(DummyVecEnv([lambda: gym.make(env_id)])))
 
 
 def build(path, env_id="Pendulum-v1", **options):
@@ -121,6 +137,209 @@ def pendulum():
         return {name: archive.read(name) for name in ("data", "policy.pth")}
 
 
+PREFIXES = ["_orig_mod.", "module.", "module._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_names_of_compiled_and_parallel_modules(prefix, pendulum, tmp_path):
+    """A prefix of the whole policy, or inside of it, changes nothing."""
+    weights = torch.load(io.BytesIO(pendulum["policy.pth"]), weights_only=True)
+    cleanrl = named(actor_mean=mlp(3, 8, 1), critic=mlp(3, 8, 1))
+    cleanrl |= {"actor_logstd": torch.zeros(1, 1)}
+    rsl_rl = named(actor=mlp(3, 8, 1), critic=mlp(3, 8, 1)) | {"std": torch.ones(1)}
+    outside = lambda weights: {prefix + name: value for name, value in weights.items()}
+    inside = lambda weights: {name.replace(".", f".{prefix}", 1): v for name, v in weights.items()}
+    sb3 = lambda weights: zip_bytes({**pendulum, "policy.pth": torch_bytes(weights)})
+    for weights, write in (
+        (weights, sb3),
+        (cleanrl, torch_bytes),
+        (rsl_rl, lambda weights: torch_bytes({"model_state_dict": weights})),
+    ):
+        agents = []
+        for rename in (dict, outside, inside):
+            (tmp_path / "model").write_bytes(write(rename(weights)))
+            agents.append(build(tmp_path / "model").state_dict())
+        for agent in agents[1:]:
+            assert all(torch.equal(agents[0][name], agent[name]) for name in agent)
+
+
+@pytest.mark.filterwarnings("ignore:.*np.bool8:DeprecationWarning")
+def test_numbers_of_a_pickle_are_numpys():
+    """All plain kinds, orders and protocols as NumPy reads them; other kinds are refused."""
+    random = np.random.default_rng(0)
+    for kind in ("?", "i1", "<i2", ">i4", "i8", "u1", "<u2", ">u4", "u8", "f2", "<f4", ">f8"):
+        array = (100 * random.random((3, 4))).astype(kind)
+        values = [array, array[:, ::2], np.asfortranarray(array), array[0, 0], array[:0], array[0]]
+        for value, protocol in ((v, p) for v in values for p in (3, 4, 5)):
+            read = convert.to_array(convert.read_pickle(pickle.dumps(value, protocol)))
+            np.testing.assert_array_equal(read, value)
+            assert read.dtype == value.dtype
+    assert convert.to_array(convert.read_pickle(pickle.dumps(2.5))) == 2.5
+    odd = [np.array([None]), np.array(["a"]), np.zeros(1, complex), np.zeros(1, "M8[s]")]
+    odd += [np.zeros(1, [("a", "f8")]), np.datetime64(1, "s"), np.zeros(1, "V3")]
+    for value in odd:
+        with pytest.raises((ValueError, TypeError)):
+            convert.to_array(convert.read_pickle(pickle.dumps(value)))
+
+
+def import_pendulum(content, folder, monkeypatch, capsys, *flags) -> str:
+    """What `convert.py import` prints for this file."""
+    (folder / "model").write_bytes(content)
+    command = ["import", folder / "model", "--env-id", "Pendulum-v1", "--episodes", 1]
+    command += ["--out", folder / "teacher.safetensors", *flags]
+    assert run_main(convert, command, monkeypatch) == 0
+    return capsys.readouterr().out
+
+
+def cleanrl_bytes(log_std) -> bytes:
+    networks = named(actor_mean=mlp(3, 8, 1), critic=mlp(3, 8, 1))
+    return torch_bytes(networks | {"actor_logstd": torch.tensor([[log_std]])})
+
+
+def test_cleanrl_without_its_statistics_is_warned_of(tmp_path, monkeypatch, capsys):
+    """The recipe in the warning is one that works."""
+    content = cleanrl_bytes(0.0)
+    printed = import_pendulum(content, tmp_path, monkeypatch, capsys)
+    assert "WARNING: CleanRL normalises observations" in printed
+    assert "written. Import it again with --vecnormalize; only if" in printed.splitlines()[-1]
+
+    env = gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1"))
+    clip = lambda obs: obs.clip(-10, 10)
+    env = gym.wrappers.TransformObservation(env, clip, env.observation_space)
+    envs = gym.vector.SyncVectorEnv([lambda: gym.wrappers.NormalizeReward(env)])
+    envs.reset(seed=0)
+    monkeypatch.chdir(tmp_path)
+    exec(re.search("`(.+)`", printed)[1], {"envs": envs, "np": np})
+    flags = ["--vecnormalize", "stats.npz"]
+    printed = import_pendulum(content, tmp_path, monkeypatch, capsys, *flags)
+    assert "WARNING" not in printed and "written; distil it with: " in printed.splitlines()[-1]
+    agent, _ = ppd.load_mujoco_agent(tmp_path / "teacher.safetensors")
+    np.testing.assert_array_equal(agent.obs_mean, env.get_wrapper_attr("obs_rms").mean)
+
+
+@pytest.mark.parametrize(("std", "quiet"), [(0.08, True), (0.19, True), (0.21, False), (1, False)])
+def test_the_next_command_suits_the_teachers_sigma(std, quiet, tmp_path, monkeypatch, capsys):
+    """A small σ is printed with the flag that such teachers need."""
+    np.savez(tmp_path / "stats.npz", mean=np.zeros(3), var=np.ones(3))
+    flags = ["--vecnormalize", tmp_path / "stats.npz"]
+    content = cleanrl_bytes(float(np.log(std)))
+    printed = import_pendulum(content, tmp_path, monkeypatch, capsys, *flags)
+    assert f"σ of its actions: {std}\n" in printed
+    assert ("can be slow with a σ this small" in printed) == quiet
+    command = printed.splitlines()[-1].partition("distil it with: ")[2]
+    args = tyro.cli(ppd.Args, args=shlex.split(command)[2:])
+    assert args.env_id == "Pendulum-v1" and args.ratio_gradient is not quiet
+    assert args.teacher == str(tmp_path / "teacher.safetensors")
+
+
+def test_a_range_of_sigmas_and_none(capsys):
+    """Of several joints the middle one counts; discrete actions have none."""
+    flags = lambda *std: convert.distil_flags(convert.Teacher("x", log_std=torch.tensor(std).log()))
+    assert flags(0.05, 0.08, 0.9) == " --no-ratio-gradient"
+    assert "σ of its actions: 0.05 to 0.9\n" in capsys.readouterr().out
+    assert flags(0.05, 0.8, 0.9) == ""
+    capsys.readouterr()
+    assert convert.distil_flags(convert.Teacher("x")) == "" == capsys.readouterr().out
+
+
+ENVIRONMENT = """
+import gymnasium as gym
+import numpy as np
+
+class Timed(gym.ObservationWrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+
+    def reset(self, **options):
+        self.steps = 0
+        return super().reset(**options)
+
+    def step(self, action):
+        self.steps += 1
+        return super().step(action)
+
+    def observation(self, obs):
+        return np.append(obs, 1 - self.steps / 200)
+
+make = lambda **options: Timed(gym.make("Pendulum-v1", **options).unwrapped)
+gym.register("TimedPendulum-v0", make, max_episode_steps=200)
+"""
+
+
+def test_a_time_feature_is_played_through_an_environment_of_ones_own(
+    tmp_path, monkeypatch, capsys, refused
+):
+    """As the refusal says; evaluate.py then asks for the module, which no file names."""
+    (tmp_path / "timed_pendulum.py").write_text(ENVIRONMENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = PPO("MlpPolicy", make_spaces(*timed_spaces()), policy_kwargs={"net_arch": [8]})
+    (tmp_path / "model.zip").write_bytes(sb3_bytes(model))
+    command = ["import", tmp_path / "model.zip", "--out", tmp_path / "teacher.safetensors"]
+    command += ["--episodes", 1, "--env-id"]
+    sentence = "observes 4 numbers, and Pendulum-v1 has 3: one more, as of a time feature; give an"
+    refused(convert, [*command, "Pendulum-v1"], sentence, "--env-id your_module:Id")
+    assert run_main(convert, [*command, "timed_pendulum:TimedPendulum-v0"], monkeypatch) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "--env-id timed_pendulum:TimedPendulum-v0 --teacher" in last
+
+    gym.registry.pop("TimedPendulum-v0")  # as in another process
+    monkeypatch.delitem(sys.modules, "timed_pendulum")
+    evaluate, scored = load("evaluate"), [tmp_path / "teacher.safetensors", "--episodes", 1]
+    advice = "give the module that registers it, --env-id your_module:TimedPendulum-v0"
+    refused(evaluate, scored, "Gymnasium has no environment TimedPendulum-v0", advice)
+    flags = ["--env-id", "timed_pendulum:TimedPendulum-v0"]
+    assert run_main(evaluate, [*scored, *flags], monkeypatch) == 0
+    assert "| stable-baselines3 |" in capsys.readouterr().out
+    gym.registry.pop("TimedPendulum-v0")
+    monkeypatch.delitem(sys.modules, "timed_pendulum")
+
+
+def timed_spaces():
+    return gym.spaces.Box(-np.inf, np.inf, (4,)), gym.spaces.Box(-2, 2, (1,))
+
+
+def test_an_old_id_of_other_sizes_leads_to_an_environment_of_ones_own(tmp_path, refused):
+    """Ant-v3 observed 111 numbers, and is gone: the id it was trained on is no way out."""
+    networks = named(actor_mean=mlp(111, 8, 8), critic=mlp(111, 8, 1))
+    torch.save(networks | {"actor_logstd": torch.zeros(1, 8)}, tmp_path / "ant")
+    command = ["import", tmp_path / "ant", "--out", tmp_path / "out", "--env-id"]
+    line = refused(convert, [*command, "Ant-v3"], "observes 111 numbers", "replaces Ant-v3, has 27")
+    assert "trained on" not in line and "--env-id your_module:Id" in line
+    line = refused(convert, [*command, "Ant-v4"], "observes 111 numbers, and Ant-v4 has 27")
+    assert "give the id that it was trained on, or an environment of your own" in line
+
+
+GAME_IDS = ["ALE/Breakout-v5", "BreakoutDeterministic-v4", "Breakout-v4", "ALE/Breakout-ram-v5"]
+GAME_IDS += ["BreakoutNoFrameskip-v0", "ALE/BreakoutNoFrameskip-v4"]
+
+
+@pytest.mark.parametrize("env_id", GAME_IDS)
+def test_another_id_of_a_game_leads_to_the_one_that_is_played(env_id, tmp_path, refused):
+    (tmp_path / "model.zip").write_bytes(sb3_bytes(A2C("CnnPolicy", FRAMES)))
+    command = ["import", tmp_path / "model.zip", "--env-id", env_id, "--out", tmp_path / "out"]
+    refused(convert, command, "give an Atari id like BreakoutNoFrameskip-v4")
+
+
+def test_images_are_scaled_only_where_there_are_images(tmp_path):
+    """normalize_images=False changes nothing for vectors."""
+    options = {"net_arch": [8], "normalize_images": False}
+    model = PPO("MlpPolicy", "Pendulum-v1", policy_kwargs=options, seed=1)
+    (tmp_path / "model.zip").write_bytes(sb3_bytes(model))
+    obs = torch.randn(64, 3)
+    check_sb3(build(tmp_path / "model.zip"), model, obs, obs)
+
+
+def test_an_environment_that_gives_nan_is_one_line(pendulum, tmp_path, monkeypatch, refused):
+    (tmp_path / "model.zip").write_bytes(zip_bytes(pendulum))
+    step = gym.envs.classic_control.PendulumEnv.step
+    nan = lambda env, action: (step(env, action)[0], np.nan, False, False, {})
+    monkeypatch.setattr(gym.envs.classic_control.PendulumEnv, "step", nan)
+    command = ["import", tmp_path / "model.zip", "--env-id", "Pendulum-v1", "--episodes", 2]
+    refused(convert, [*command, "--out", tmp_path / "out"], "gave a NaN or infinite reward")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_next_command_names_the_module_and_quotes_the_file(
     pendulum, tmp_path, monkeypatch, capsys
 ):
@@ -134,7 +353,7 @@ def test_the_next_command_names_the_module_and_quotes_the_file(
     assert run_main(convert, command, monkeypatch) == 0
     flags = f"--env-id gymnasium:Pendulum-v1 --teacher '{tmp_path}/a teacher.safetensors'"
     assert capsys.readouterr().out.endswith(f"python ppd_mujoco.py {flags}\n")
-    header = convert.read_header(tmp_path / "a teacher.safetensors")
+    header = read_header(tmp_path / "a teacher.safetensors")
     assert made == ["gymnasium:Pendulum-v1"] and header["env_id"] == "Pendulum-v1"
 
 
@@ -232,12 +451,15 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
     frames = sb3_bytes(A2C("CnnPolicy", FRAMES))
     headless = {k: v for k, v in weights.items() if k != "action_net.bias"}
     memory = {"model_state_dict": {"memory_a.rnn.bias": torch.zeros(1)}}
+    student = named(student=mlp(3, 8, 1), teacher=mlp(3, 8, 1)) | {"std": torch.ones(1)}
+    np.savez(arrays := io.BytesIO(), mean=np.zeros(3), var=np.ones(3))
+    raw_frames = sb3_bytes(A2C("CnnPolicy", FRAMES, policy_kwargs={"normalize_images": False}))
     beta = {"actor_state_dict": named(mlp=mlp(3, 1)), "critic_state_dict": {}}
     cases = [
-        (b"", "Pendulum-v1", "cut short"),
-        (b"no model, but text", "Pendulum-v1", "neither"),
-        (whole[: len(whole) // 2], "Pendulum-v1", "cut short"),
-        (whole.replace(b"PK\x01\x02", b"gone"), "Pendulum-v1", "cut short"),
+        (b"", "Pendulum-v1", "not a whole torch file"),
+        (b"no model, but text", "Pendulum-v1", "not a whole torch file"),
+        (whole[: len(whole) // 2], "Pendulum-v1", "not a whole torch file"),
+        (whole.replace(b"PK\x01\x02", b"gone"), "Pendulum-v1", "not a whole torch file"),
         (whole.replace(b"n_steps", b"\xff_steps"), "Pendulum-v1", "damaged"),
         (zip_bytes({"data": "{}"}), "Pendulum-v1", "policy.pth"),
         (zip_bytes({**pendulum, "policy.pth": bomb}), "Pendulum-v1", "io.open"),
@@ -250,22 +472,35 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
         (changed(policy_class={"__module__": module.format("recurrent")}), "Any-v1", "recurrent"),
         (sb3_bytes(A2C("MlpPolicy", "Pendulum-v1", use_sde=True)), "Pendulum-v1", "gSDE"),
         (changed(policy_kwargs={"activation_fn": "<class 'SiLU'>"}), "Pendulum-v1", "silu"),
+        (changed(policy_kwargs={"activation_fn": "functools.partial"}), "Pendulum-v1", "partial;"),
         (frames, "Hopper-v4", "image policy"),
         (frames, "BoxingNoFrameskip-v4", "18"),
         (whole, "PongNoFrameskip-v4", "PongNoFrameskip-v4"),
         (whole, "Hopper-v4", "observes 3 numbers, and Hopper-v4 has 11"),
         (whole, "NoSuchRobot-v0", "NoSuchRobot"),
         (sb3_bytes(PPO("MlpPolicy", "CartPole-v1")), "InvertedPendulum-v4", "discrete"),
-        (cleanrl(4), "Pendulum-v1", "time feature"),
-        (cleanrl(9), "Pendulum-v1", "3 stacked"),
+        (cleanrl(4), "Pendulum-v1", "time feature; give an environment of your own"),
+        (cleanrl(9), "Pendulum-v1", "3 stacked observations; give an environment of your own"),
+        (cleanrl(5), "Pendulum-v1", "--env-id your_module:Id"),
         (weighing({**weights, "log_std": torch.tensor([np.nan])}), "Pendulum-v1", "NaN"),
         (weighing({**weights, key: torch.zeros(9)}), "Pendulum-v1", "size mismatch"),
-        (weighing(headless), "Pendulum-v1", "action_net.bias"),
+        (weighing(headless), "Pendulum-v1", "no 'action_net.bias' in it"),
         (torch_bytes({"weights": torch.zeros(3)}), "Pendulum-v1", "neither CleanRL"),
-        (torch_bytes(torch.zeros(3)), "Pendulum-v1", "weights"),
+        (torch_bytes(torch.zeros(3)), "Pendulum-v1", "a Tensor, not weights by name"),
+        (torch_bytes((weights, weights)), "Pendulum-v1", "DDPG, TD3 and SAC"),
+        (torch_bytes({"model_state_dict": student}), "Pendulum-v1", "a student of rsl_rl's"),
+        (torch_bytes({"student_state_dict": weights}), "Pendulum-v1", "a student of rsl_rl's"),
+        (torch_bytes({"model_state_dict": weights}), "Pendulum-v1", "without an MLP actor"),
+        (pendulum["policy.pth"], "Pendulum-v1", "give the zip of model.save()"),
+        (torch_bytes(nn.Linear(1, 1)), "Pendulum-v1", "save the policy's state_dict() alone"),
+        (saved_policy("Pendulum-v1"), "Pendulum-v1", "give the zip of model.save()"),
+        (saved_policy("CartPole-v1"), "CartPole-v1", "give the zip of model.save()"),
+        (statistics_bytes("Pendulum-v1"), "Pendulum-v1", "give them as --vecnormalize"),
+        (arrays.getvalue(), "Pendulum-v1", "give statistics as --vecnormalize"),
+        (raw_frames, "PongNoFrameskip-v4", "normalize_images=False"),
         (torch_bytes(memory), "Pendulum-v1", "recurrent"),
-        (torch_bytes(beta), "Pendulum-v1", "deviation"),
-        (HOPPER.read_bytes(), "Hopper-v4", "neither"),
+        (torch_bytes(beta), "Pendulum-v1", "no σ that is the same in each state"),
+        (HOPPER.read_bytes(), "Hopper-v4", "is given as --teacher"),
     ]
     path, out = tmp_path / "teacher", tmp_path / "out"
     for content, env_id, word in cases:
@@ -277,14 +512,24 @@ def test_wrong_files_are_refused(pendulum, tmp_path, refused):
     refused(convert, [*arguments, "--episodes", 0], "--episodes")
     refused(convert, [*arguments[:-1], tmp_path / "no" / "out"], "--out")
     refused(convert, [*arguments[:-1], tmp_path], "a folder; name a file in it")
+    for place in range(1, 6, 2):  # an unset variable of the shell
+        unset = [*arguments[:place], "", *arguments[place + 1 :]]
+        name = arguments[place - 1] if place > 1 else "--source"
+        refused(convert, unset, f"{name}: the value is empty")
+    refused(convert, [*arguments, "--vecnormalize", ""], "--vecnormalize: the value is empty")
+    refused(convert, ["export", HOPPER, "--out", ""], "--out: the value is empty")
     refused(convert, ["import", tmp_path / "gone", *arguments[2:]], "No such file")
 
-    VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])).save(tmp_path / "cartpole")
+    (tmp_path / "cartpole").write_bytes(statistics_bytes("CartPole-v1"))
     library_bomb = pickle.dumps(Malicious(tmp_path / "created", save_to_pkl))
     np.savez(nan := io.BytesIO(), mean=np.full(3, np.nan), var=np.ones(3))
-    np.savez(objects := io.BytesIO(), mean=np.array([Malicious(tmp_path / "created")], object))
+    bombs = np.array([Malicious(tmp_path / "created")], object)
+    np.savez(objects := io.BytesIO(), mean=bombs, var=bombs)
+    np.savez(only_mean := io.BytesIO(), mean=np.zeros(3))
     cases = {"(4,)": (tmp_path / "cartpole").read_bytes(), "io.open": newer_bomb}
     cases |= {"fractions.Fraction": pickle.dumps([Fraction(1)]), "VecNormalize": b""}
+    cases |= {"no mean and var in it, but data": whole, "it, but mean; give": only_mean.getvalue()}
+    cases |= {"holds a dict; give the file of VecNormalize.save()": pickle.dumps({"mean": 0})}
     cases |= {"save_to_pkl": library_bomb}
     cases |= {"NaN": nan.getvalue(), "allow_pickle": objects.getvalue()}
     for word, content in cases.items():
@@ -306,11 +551,13 @@ def test_an_import_is_played_and_distilled(tmp_path, capsys, monkeypatch, refuse
     command = ["import", "model.zip", "--env-id", "Hopper-v3", "--out", "hopper.safetensors"]
     assert run_main(convert, [*command, "--expect", 5000, "--episodes", 2], monkeypatch) == 0
     printed = capsys.readouterr().out
-    assert "give --vecnormalize" in printed
+    assert "WARNING: trained with VecNormalize; give the file of its save()" in printed
     assert "plays worse than expected" in printed
+    assert "written. Import it again with --vecnormalize; only if" in printed.splitlines()[-1]
     assert run_main(convert, [*command, "--vecnormalize", "normalize.pkl"], monkeypatch) == 0
     printed = capsys.readouterr().out
-    assert "Hopper-v3 is not installed: Hopper-v4 in its place" in printed
+    assert "Hopper-v3 is not installed; playing Hopper-v4 instead" in printed
+    assert "WARNING" not in printed and "written; distil it with: python" in printed
     assert "over 10 episodes; its last training episodes: " in printed
 
     quick = ["--num-envs", 2, "--num-workers", 1, "--total-timesteps", 1, "--episodes", 1]
@@ -335,13 +582,19 @@ def test_onnx_plays_as_the_agent(tmp_path, capsys, monkeypatch):
 
     Actions differ by 1e-6, which Hopper's contacts make grow: only the beginning is the same.
     """
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime, onnx = map(pytest.importorskip, ("onnxruntime", "onnx"))
     path = tmp_path / "hopper.onnx"
+    torch.set_num_threads(2)
     assert run_main(convert, ["export", HOPPER, "--out", path], monkeypatch) == 0
+    assert torch.get_num_threads() == 2  # a notebook's other cells need them
     printed = capsys.readouterr().out
     assert "largest difference" in printed
     assert "onnxruntime" in printed
     assert [p.name for p in tmp_path.iterdir()] == ["hopper.onnx"]
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert (proto.ir_version, proto.opset_import[0].version) == (8, 18)  # onnxruntime 1.14 loads it
+    assert b"convert.py" not in path.read_bytes()  # nor any other path of this machine
     session = onnxruntime.InferenceSession(path)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["env_id"]) == "Hopper-v4"
@@ -372,7 +625,7 @@ def test_onnx_of_other_agents(suite, tmp_path, monkeypatch):
         make_teacher("mujoco", path)
         bounds = torch.zeros(2, dtype=torch.int8), torch.ones(2, dtype=torch.int8)
         agent, obs = ppd.MujocoAgent(*bounds, 4, [8], "elu"), torch.randn(5, 4)
-        header = convert.read_header(path) | {"activation": "elu", "hidden_sizes": [8]}
+        header = read_header(path) | {"activation": "elu", "hidden_sizes": [8]}
         save_agent(agent, path, header)
     else:
         agent = make_teacher(suite, path, size="nature", deterministic=True)
@@ -391,7 +644,7 @@ def test_wrong_exports_are_refused(tmp_path, monkeypatch, refused):
     out = ["--out", tmp_path / "out.onnx"]
     for name in ("onnxruntime", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, json)  # as if it were installed
-    refused(convert, ["export", tmp_path / "text.safetensors", *out], "no agent")
+    refused(convert, ["export", tmp_path / "text.safetensors", *out], "not an agent")
     refused(convert, ["export", HOPPER, "--out", tmp_path / "no" / "x"], "--out")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(convert, ["export", HOPPER, *out], "requirements-convert.txt")

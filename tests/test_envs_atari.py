@@ -32,7 +32,7 @@ def change_simulator(monkeypatch, **options) -> None:
 
 @pytest.mark.parametrize("life_loss", [True, False])
 def test_games_start_and_end_by_the_protocol(life_loss, monkeypatch):
-    """FIRE, up to 29 no-ops, half an hour; nothing else differs from what is compared below."""
+    """FIRE, no-ops, half an hour; nothing else differs from what is compared below."""
     told, plain = [], ale_py.vector_env.AtariVectorEnv
     record = lambda *args, **kwargs: told.append(kwargs) or plain(*args, **kwargs)
     monkeypatch.setattr(ale_py.vector_env, "AtariVectorEnv", record)
@@ -126,6 +126,42 @@ def test_a_time_limit_is_a_truncation(monkeypatch):
     assert ends >= 4
 
 
+@pytest.mark.parametrize("steps_before", [-2, -1, 0, 1])
+def test_a_life_lost_at_the_time_limit_ends_the_game(steps_before, monkeypatch):
+    """The simulator then reports no truncation. The limit is set to a step in which a life is lost.
+
+    Without the mend the next game would be counted as the rest of this one.
+    """
+
+    def play(steps):
+        games, rng = make_games("MsPacman", 1), np.random.default_rng(0)
+        games.reset(seed=1)
+        played = random_steps(games, rng, steps)
+        return games, np.array([step[2][0] for step in played]), [step[-1] for step in played]
+
+    lost_at = 1 + int(np.flatnonzero(play(400)[1])[0])
+    limit = lost_at + steps_before
+    monkeypatch.setattr(script.AtariGames, "max_frames", 4 * limit)
+    games, terminations, episodes = play(limit + 4)  # the log of actions is limit + 2 long
+    assert terminations[: limit + 1].any() == (steps_before >= 0)
+    assert [len(ended) for ended in episodes] == [0] * (limit - 1) + [1, 0, 0, 0, 0]
+    assert episodes[limit - 1][0][2] == limit
+    assert games.lengths.tolist() == [4] and games.games.tolist() == [1]
+
+
+@pytest.mark.parametrize(("game", "fewest", "most"), [("Pong", 1, 29), ("CrazyClimber", 0, 29)])
+def test_no_ops_at_the_start(game, fewest, most):
+    """FIRE and 0 to 28 no-ops; 0 to 29 in a game without FIRE."""
+    games, frames = make_games(game, 20), []
+    games.reset(seed=3)
+    for _ in range(10):
+        _, state = games.simulator.reset()
+        frames += state["episode_frame_number"].tolist()
+    assert (min(frames), max(frames)) == (fewest, most)
+    zeros = np.mean(np.array(frames) == fewest)
+    assert (0.04 if game == "Pong" else 0.01) < zeros < (0.12 if game == "Pong" else 0.06)
+
+
 def random_steps(games, rng, steps):
     """The steps, copied, of random play."""
     played = []
@@ -166,7 +202,7 @@ def test_a_replay_that_differs_is_reported(changed, capsys):
     state = games.state_dict()
     state["obs"][1, 3, 40, 40] += changed
     games.load_state_dict(state)
-    assert ("WARNING: the running episodes" in capsys.readouterr().out) == bool(changed)
+    assert ("WARNING: this simulator does not repeat" in capsys.readouterr().out) == bool(changed)
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -192,5 +228,42 @@ def test_evaluation_plays_whole_games(game):
 
 
 def test_rom_names():
-    names = [script.find_rom(f"{game}NoFrameskip-v4") for game in FEW + ["BeamRider", "Qbert"]]
-    assert names == ["ms_pacman", "pong", "seaquest", "beam_rider", "qbert"]
+    games = FEW + ["BeamRider", "Qbert", "TicTacToe3D", "Pitfall2"]
+    names = [script.find_rom(f"{game}NoFrameskip-v4") for game in games]
+    expected = ["ms_pacman", "pong", "seaquest", "beam_rider", "qbert", "tic_tac_toe_3d"]
+    assert names == [*expected, "pitfall2"]
+
+
+def test_every_game_for_one_player_has_an_id():
+    """Those that Gymnasium registers, with the name that it gives them."""
+    gym.register_envs(ale_py)
+    ids = [name for name in gym.registry if name.startswith("ALE/")]
+    roms = [gym.registry[name].kwargs["game"] for name in ids]
+    names = [name.removeprefix("ALE/").removesuffix("-v5") for name in ids]
+    assert [script.find_rom(f"{name}NoFrameskip-v4") for name in names] == roms
+    refused = set()
+    for rom in set(ale_py.roms.get_all_rom_ids()) - set(roms):
+        with pytest.raises(script.UserError, match="two players"):
+            script.find_rom(f"{ale_py.registration.rom_id_to_name(rom)}NoFrameskip-v4")
+        refused.add(rom)
+    assert refused == {"combat", "joust", "maze_craze", "warlords"} and len(roms) > 100
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words"),
+    [
+        ("ALE/Pong-v5", "give PongNoFrameskip-v4"),
+        ("PongDeterministic-v4", "give PongNoFrameskip-v4"),
+        ("ALE/PongNoFrameskip-v4", "give PongNoFrameskip-v4"),
+        ("ale_py:ALE/MsPacman-v5", "give MsPacmanNoFrameskip-v4"),
+        ("Breakout-ram-v0", "give BreakoutNoFrameskip-v4"),
+        ("QbertNoFrameskip-v0", "give QbertNoFrameskip-v4"),
+        ("ms_pacman", "give MsPacmanNoFrameskip-v4"),
+        ("tictactoe3d", "give TicTacToe3DNoFrameskip-v4"),
+        ("ALE/Joust-v5", "two players"),
+        ("Hopper-v4", "not an Atari game"),
+        ("NoFrameskip-v4", "not an Atari game"),
+    ],
+)
+def test_other_ids_are_told_the_right_one(env_id, words, refused):
+    assert env_id in refused(script, ["--env-id", env_id], words)

@@ -1,9 +1,11 @@
 """evaluate.py: repeats a run's own score, makes one table, films, refuses what it cannot score."""
 
+import io
 import json
-import os
+import runpy
 import subprocess
 import sys
+from fractions import Fraction
 
 import av
 import gymnasium as gym
@@ -14,11 +16,11 @@ from helpers import ROOT, load, make_args, make_teacher, run_main, save_agent, s
 from PIL import Image
 from safetensors.torch import save_file
 
-import convert
 import evaluate
 from experiments import curves, film, sb3_ppo
 
 script = load("ppo_teacher_mujoco")
+HOPPER = ROOT / "teachers" / "Hopper-v4.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +54,28 @@ def test_repeats_the_final_score_of_the_run(suite, monkeypatch, capsys, tmp_path
     assert played[2] != played[0] or suite == "atari"  # where all short games end 0:0
 
 
-def test_plays_where_stderr_is_closed():
-    """MuJoCo's libraries, and the bar of a slow evaluation, would write to it."""
-    command = [sys.executable, ROOT / "evaluate.py", ROOT / "teachers/Hopper-v4.safetensors"]
-    command += ["--episodes", "1"]
-    closed = {"stdout": subprocess.PIPE, "preexec_fn": lambda: os.close(2)}
-    done = subprocess.run(command, **closed, text=True)
-    assert done.returncode == 0 and "(n=1)" in done.stdout.splitlines()[2]
+class OutStream(io.StringIO):
+    """As a notebook's: no stream of the system, nothing to be reconfigured."""
+
+
+@pytest.mark.parametrize("name", ["evaluate", "convert"])
+def test_runs_in_a_notebook(name, tmp_path, monkeypatch):
+    """By `%run`: the output goes to the cell, and the streams are the notebook's afterwards."""
+    commands = {"evaluate": [HOPPER, "--episodes", "1"]}
+    commands["convert"] = ["export", HOPPER, "--out", tmp_path / "hopper.onnx"]
+    streams = OutStream(), OutStream()
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, commands[name])])
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+    assert (sys.stdout, sys.stderr) == streams
+    assert {"evaluate": "(n=1)", "convert": "µs"}[name] in streams[0].getvalue()
+    unset = {"evaluate": [""], "convert": ["export", str(HOPPER), "--out", ""]}
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *unset[name]])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+    assert stop.value.code == 2 and (sys.stdout, sys.stderr) == streams
+    assert streams[1].getvalue().strip().splitlines()[-1].endswith("the value is empty; give one")
 
 
 def test_confidence_interval_covers_as_often_as_it_says():
@@ -141,39 +158,23 @@ def test_curves_of_a_finished_and_of_a_stopped_run_are_the_same(run, tmp_path):
 BAD_FLAGS = [
     ([], "no checkpoint given"),
     (["nowhere.safetensors"], "No such file"),
-    ([ROOT / "pyproject.toml"], "no agent of this project and version"),
+    ([ROOT / "pyproject.toml"], "not an agent of this project"),
+    ([ROOT / "pyproject.toml"], "import the policy of another library with convert.py"),
     (["nowhere.safetensors", "--episodes", "0"], "at least 1"),
     (["nowhere.safetensors", "--seed", "-1"], "--seed -1: must be from 0"),
+    ([""], "--checkpoints: the value is empty; give one"),  # an unset variable of the shell
+    (["nowhere.safetensors", " "], "--checkpoints: the value is empty; give one"),
+    (["nowhere.safetensors", "--env-id", ""], "--env-id: the value is empty; give one"),
+    (["nowhere.safetensors", "--video", ""], "--video: the value is empty; give one"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD_FLAGS)
 def test_wrong_input_is_one_line(arguments, words, refused):
     refused(evaluate, arguments, words)
-    if len(arguments) < 2 and ROOT not in arguments:
+    if not arguments or arguments == ["nowhere.safetensors"]:
         refused(film, [*arguments, "--out", "film.webp"])
         refused(film, ["x", "--out", "film.webp", "--seconds", "0"], "is too small")
-
-
-BAD_SETTINGS = [
-    ("atari", "frame_skip", "4"),
-    ("atari", "frame_skip", 4.0),
-    ("atari", "frame_skip", 0),
-    ("atari", "frame_skip", 10**12),
-    ("mujoco", "seed", -20_000),
-    ("mujoco", "seed", 2**70),
-    ("procgen", "num_levels", None),
-    ("procgen", "num_levels", -5),
-    ("procgen", "start_level", -5),
-    ("procgen", "distribution_mode", "memory"),
-    ("procgen", "distribution_mode", ["easy"]),
-]
-
-
-@pytest.mark.parametrize(("suite", "setting", "value"), BAD_SETTINGS)
-def test_a_header_without_a_setting_is_one_line(suite, setting, value, tmp_path, refused):
-    make_teacher(suite, tmp_path / "agent.safetensors", **{setting: value})
-    refused(evaluate, [tmp_path / "agent.safetensors"], f"its {setting} is {value}")
 
 
 @pytest.mark.parametrize(
@@ -206,10 +207,115 @@ def test_what_cannot_be_drawn_or_written_is_one_line(tmp_path, refused, monkeypa
         evaluate.film_mujoco(script, None, {"env_id": "Hopper-v4"}, 1)
 
 
+class Odd(gym.Env):
+    """It draws, gives NaN or says how fast it is to be shown, as `settings` has it."""
+
+    settings: dict = {}
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (11,))
+    action_space = gym.spaces.Box(-1, 1, (3,))
+
+    def __init__(self, render_mode=None):
+        self.metadata = {"render_modes": ["rgb_array"], **self.settings.get("metadata", {})}
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(11, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        obs = np.full(11, self.settings.get("obs", 0), np.float32)
+        return obs, self.settings.get("reward", 1.0), self.steps == 3, False, {}
+
+    def render(self):
+        return self.settings.get("picture", np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """Give `Odd` its settings; returns a checkpoint for it."""
+
+    def odd(**settings):
+        monkeypatch.setattr(Odd, "settings", settings)
+        make_teacher("mujoco", path := tmp_path / "agent.safetensors", env_id="Odd-v0")
+        return path
+
+    gym.register("Odd-v0", Odd, disable_env_checker=True)
+    yield odd
+    gym.registry.pop("Odd-v0")
+
+
+NAN = [{"reward": np.nan}, {"reward": -np.inf}, {"obs": np.nan}]
+
+
+@pytest.mark.parametrize("settings", NAN, ids=str)
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_an_environment_that_gives_nan_is_one_line(settings, episodes, odd, refused, monkeypatch):
+    """It says which environment, and what: neither training nor agent is at fault."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # this process has the settings
+    what = "observation" if "obs" in settings else "reward"
+    arguments = [odd(**settings), "--episodes", episodes]
+    refused(evaluate, arguments, f"Odd-v0 gave a NaN or infinite {what}")
+
+
+RATES = [({}, 30), ({"render_fps": None}, 30), ({"render_fps": 25}, 25)]
+RATES += [({"render_fps": np.float32(12.5)}, Fraction(25, 2)), ({"render_fps": np.int64(60)}, 60)]
+
+
+@pytest.mark.parametrize(("metadata", "rate"), RATES)
+def test_any_frame_rate_is_filmed(metadata, rate, odd, tmp_path, monkeypatch, capsys):
+    """Also none, and none that is whole."""
+    path = odd(metadata=metadata)
+    status, out, _ = call(monkeypatch, capsys, path, "--episodes", 1, "--video", tmp_path)
+    assert status == 0 and "video: " in out
+    frames, found = read_video(tmp_path)
+    assert len(frames) == 4 and found == rate
+
+
+def test_an_environment_without_pictures_is_one_line(odd, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(Odd, "__init__", lambda self: None)
+    path = odd()
+    status, out, err = call(monkeypatch, capsys, path, "--episodes", 1, "--video", tmp_path)
+    assert status == 2 and "3.0 (n=1)" in out
+    assert len(err.strip().splitlines()) == 1 and "--video: Odd-v0 cannot draw here" in err
+    monkeypatch.undo()
+    monkeypatch.setattr(Odd, "settings", {"picture": None})
+    status, _, err = call(monkeypatch, capsys, path, "--episodes", 1, "--video", tmp_path)
+    assert status == 2 and "gives no picture" in err
+
+
+def test_an_agent_of_a_modules_environment_asks_for_the_module(tmp_path, refused, monkeypatch):
+    """Before the first episode, also of the other checkpoints."""
+    played = []
+    monkeypatch.setattr(evaluate, "play", lambda *_: played.append(None))
+    make_teacher("mujoco", first := tmp_path / "hopper.safetensors")
+    make_teacher("mujoco", second := tmp_path / "mine.safetensors", env_id="Mine-v3")
+    advice = "give the module that registers it, --env-id your_module:Mine-v3"
+    refused(evaluate, [first, second], f"{second}: Gymnasium has no environment Mine-v3; {advice}")
+    assert not played
+
+
+def test_an_imported_agent_names_its_library(odd, monkeypatch, capsys):
+    path = odd()
+    assert (
+        call(monkeypatch, capsys, path)[1].splitlines()[2].split(" | ")[2] == "ppo_teacher_mujoco"
+    )
+    agent, header = script.load_mujoco_agent(path)
+    save_agent(agent, path, header | {"trained_by": "stable-baselines3"})
+    status, out, _ = call(monkeypatch, capsys, path)
+    titles, _, row = [line.split(" | ") for line in out.splitlines()]
+    assert status == 0 and (titles[2], row[2]) == ("trained by", "stable-baselines3")
+
+
+def test_the_folder_of_a_run_will_do(odd, monkeypatch, capsys):
+    folder = odd().parent
+    status, out, _ = call(monkeypatch, capsys, folder, "--episodes", 1)
+    assert status == 0 and "3.0 (n=1)" in out
+
+
 BAD_HEADERS = [
-    ({"script": "os"}, "no script of this project is called os"),
+    ({"script": "os"}, "this project has no script os.py"),
     ({"script": "student_distill", "hidden_sizes": [9]}, "agent.safetensors: no sound mujoco"),
-    ({"suite": "chess"}, "its suite is chess"),
+    ({"suite": "chess"}, "ppo_teacher_mujoco.py has no agents for chess"),
     ({"suite": "atari", "frame_skip": 4}, "ppo_teacher_mujoco.py has no agents for atari"),
 ]
 
@@ -223,10 +329,12 @@ def test_a_strange_checkpoint_is_one_line(changes, words, tmp_path, refused):
     refused(evaluate, [path], words)
 
 
-def test_a_header_nested_without_end_is_one_line(tmp_path, refused):
+def test_no_header_and_one_nested_without_end_are_one_line(tmp_path, refused):
     path = tmp_path / "agent.safetensors"
+    save_file({"a": torch.zeros(1)}, path)  # a model from elsewhere
+    refused(evaluate, [path], "the file has no header")
     save_file({"a": torch.zeros(1)}, path, {"header": "[" * 200_000})
-    refused(evaluate, [path], "no agent of this project and version")
+    refused(evaluate, [path], "not an agent of this project")
 
 
 def test_an_odd_picture_is_cropped(tmp_path):
@@ -253,12 +361,11 @@ def test_a_copied_scripts_agents_are_loaded(tmp_path, monkeypatch):
     path, header = tmp_path / "agent.safetensors", {"script": "ppd_mine"}
     agent = make_teacher("mujoco", path)
     save_agent(agent, path, evaluate.read_header(path) | header)
-    with pytest.raises(evaluate.UserError, match="no script of this project is called ppd_mine"):
+    with pytest.raises(evaluate.UserError, match="this project has no script ppd_mine.py"):
         evaluate.load(path)
     monkeypatch.syspath_prepend(tmp_path)
-    for program in (evaluate, convert):
-        monkeypatch.setattr(program, "__file__", str(tmp_path / "evaluate.py"))
-        assert program.read_header(path)["script"] == "ppd_mine"
+    monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
+    assert evaluate.read_header(path)["script"] == "ppd_mine"
     script, loaded, _ = evaluate.load(path)
     assert script.__name__ == "ppd_mine" and (loaded.log_std == agent.log_std).all()
 
@@ -289,20 +396,20 @@ def test_procgen_levels(tmp_path, monkeypatch, capsys):
 
 
 def test_actions_are_the_protocols_unless_said(suite, tmp_path, monkeypatch, capsys):
-    """On Procgen sampled, elsewhere the likeliest; where given, they stand in the table."""
+    """On Procgen sampled, elsewhere deterministic; where given, they are in the table."""
     make_teacher(suite, path := tmp_path / "agent.safetensors")
     asked, score = [], {"mean": 1.0, "standard_error": None, "returns": [1.0], "lengths": [1]}
     score["distinct"] = 1
     play = lambda _, __, header, *rest: asked.append(header["deterministic"]) or score
     monkeypatch.setattr(evaluate, "play", play)
-    for flags in ([], ["--actions", "likeliest"], ["--actions", "sampled"]):
+    for flags in ([], ["--actions", "deterministic"], ["--actions", "sampled"]):
         status, out, _ = call(monkeypatch, capsys, path, *flags)
         assert status == 0 and ("sampled actions" in out) == ("sampled" in flags)
     assert asked == [suite != "procgen", True, False]
 
 
 def test_sampled_actions_are_played(run, monkeypatch, capsys):
-    """With the seed's own noise: again, the same; by the likeliest, another score."""
+    """With the seed's own noise: again, the same; by deterministic actions, another score."""
     scores = []
     for flags in ([], ["--actions", "sampled"], ["--actions", "sampled"]):
         arguments = (run / "agent.safetensors", "--episodes", 5, *flags)

@@ -87,7 +87,7 @@ def test_positions_are_the_simulators(robot, version):
     assert len(data.qpos) - len(seen) in (1, 2)  # x, or x and y, are in no observation
     np.testing.assert_allclose(obs[rest[: len(data.qvel)]], data.qvel.clip(-10, 10))
     assert whole == seen + rest == list(range(len(obs)))
-    with pytest.raises(script.UserError, match="give all, or places"):  # who knows what it shows
+    with pytest.raises(script.UserError, match="give all, or indices"):  # of unknown order
         script.find_observed("positions", f"{robot}-Tall-{version}", len(obs))
 
 
@@ -197,19 +197,20 @@ def test_every_gradient_is_the_formulas(changes, monkeypatch, tmp_path):
 
 SLIPS = [("terminations[t] | truncations[t]] = 0", "terminations[t]] = 0")]
 SLIPS += [(states, f"0 * {states}") for states in
-          ("memory.states[1][:, rows]", "first_states[:, :, mb]")]  # fmt: skip
-SLIPS += [("ends[1].to", "ends[0].to"), ("args.pg_coef * pg_loss", "pg_loss")]
+          ("memory.states[1][:, truncated]", "first_states[:, :, mb]")]  # fmt: skip
+SLIPS += [("ended.to(args.device)", "torch.zeros_like(ended)")]
+SLIPS += [("state=mb_states[1]", "state=mb_states[0]"), ("args.pg_coef * pg_loss", "pg_loss")]
 
 
 @pytest.mark.parametrize(("old", "new"), SLIPS)
 def test_a_slip_is_seen(old, new, monkeypatch, tmp_path):
-    changed = helpers.mutant(NAME, "train", old, new)
+    changed = helpers.mutant(NAME, "learn", old, new)
     with pytest.raises(AssertionError):
         check_training(changed, monkeypatch, tmp_path, critic="student")
 
 
-SHARED = [("adam = {", "normalize_reward ="), ("metrics, distill_lambda =", "for mb in")]
-SHARED += [("entropy_loss = ", "metrics.append({")]
+SHARED = [("adam = {", "memory ="), ("metrics, distill_lambda =", "for mb in")]
+SHARED += [("entropy = ", "torch.set_num_threads(1)")]
 
 
 @pytest.mark.parametrize(("first", "last"), SHARED)
@@ -217,9 +218,9 @@ def test_the_rest_of_the_loop_is_that_of_ppd_mujoco(first, last):
     """Adam, λ's schedule, entropy, KL, clips: held there, gradient by gradient."""
     parts = []
     for name in (NAME, "ppd_mujoco"):
-        train = helpers.definitions(helpers.read(name))["train"]
-        train = train.replace("pg_loss = args.pg_coef * pg_loss\n" + 16 * " ", "")
-        parts.append(train[train.index(first) : train.index(last)])
+        loop = helpers.definitions(helpers.read(name))["learn"].replace("header =", "memory =")
+        start = loop.index(first)
+        parts.append(loop[start : loop.index(last, start)])
     assert parts[0] == parts[1] and len(parts[0]) > 100
 
 
@@ -233,7 +234,7 @@ def test_distillation_alone_is_blind_to_reward(vf_coef, blind, monkeypatch, tmp_
     values |= {"hidden_sizes": (6, 3), "pg_coef": 0.0, "vf_coef": vf_coef, "observe": "0,2"}
     students = []
     for scale in (1, 100):
-        monkeypatch.setattr(script.RewardNormalizer, "forward", lambda self, r, _, s=scale: s * r)
+        monkeypatch.setattr(script.RewardNormalizer, "__call__", lambda self, r, _, s=scale: s * r)
         script.train(make_args(script, "mujoco", tmp_path / f"times-{scale}", **values))
         agent, _ = script.load_partial_agent(tmp_path / f"times-{scale}" / "agent.safetensors")
         students.append(torch.cat([p.flatten() for p in agent.actor.parameters()]))
@@ -337,9 +338,9 @@ def test_memory_is_used(changes, low, high, monkeypatch, capsys, tmp_path):
     ("flags", "words"),
     [
         (["--observe", "5,x"], "--observe 5,x: for Hopper-v4 give positions, velocities, all, or"),
-        (["--observe", "0,11"], "or places from 0 to 10, as 0,1,4"),
+        (["--observe", "0,11"], "or indices from 0 to 10, as 0,1,4"),
         (["--observe=-1"], "--observe -1: for Hopper-v4 give positions, velocities, all, or"),
-        (["--env-id", "Pusher-v5"], "--observe positions: for Pusher-v5 give all, or places from"),
+        (["--env-id", "Pusher-v5"], "--observe positions: for Pusher-v5 give all, or indices from"),
     ],
 )
 def test_wrong_inputs(flags, words, monkeypatch, capsys, tmp_path):
@@ -391,12 +392,62 @@ def test_onnx_steps_as_the_agent(memory, discrete, monkeypatch, tmp_path):
 def test_a_file_that_is_no_student_is_refused(tmp_path):
     path = tmp_path / "agent.safetensors"
     make_teacher("mujoco", path)
-    with pytest.raises(script.UserError, match="no sound mujoco agent .'observed'"):
+    with pytest.raises(script.UserError, match="not a student of ppd_mujoco_lstm.py"):
         script.load_partial_agent(path)
-    header = script.load_mujoco_agent(path)[1] | {"memory": "lstm", "critic": "student"}
-    agent = script.PartialAgent(*BOUNDS, 4, [0, 1], [4], "lstm", "student")
-    for places in ([0, 4], [0, -1], [0.0, 1.0], [True, False]):
-        sizes = {"observed": places, "hidden_sizes": [4]}
-        helpers.save_agent(agent, path, header | sizes)
-        with pytest.raises(script.UserError, match="sees places that are not there"):
-            script.load_partial_agent(path)
+
+
+def save_student(folder, sizes=(11, 3), **changes):
+    """A student with random weights, and its teacher, as files; returns the student."""
+    obs_dim, bounds = sizes[0], (-torch.ones(sizes[1]), torch.ones(sizes[1]))
+    make_teacher("mujoco", folder / "teacher.safetensors")
+    layers = {"observed": [0, 1, 2, 3, 4], "hidden_sizes": [16], "memory": "lstm", "critic": "full"}
+    layers |= changes
+    torch.manual_seed(5)
+    student = script.PartialAgent(*bounds, obs_dim, **layers)
+    for parameter in student.parameters():
+        parameter.data.add_(torch.randn_like(parameter))
+    student.obs_mean.add_(1)
+    header = script.load_mujoco_agent(folder / "teacher.safetensors")[1] | layers
+    helpers.save_agent(student, folder / "start.safetensors", header | {"script": NAME})
+    return student
+
+
+@pytest.mark.parametrize("critic", ["full", "student"])
+def test_init_and_critic_warmup(critic, tmp_path):
+    """The policy starts as that of the file, and stays so while only the critic learns."""
+    start = save_student(tmp_path, critic=critic).state_dict()
+    options = {"init": str(tmp_path / "start.safetensors"), "critic_warmup": 192, "critic": "full"}
+    script.train(make_args(script, "mujoco", tmp_path / "run", **options))
+    agent, _ = script.load_partial_agent(tmp_path / "run" / "agent.safetensors")
+    for name, tensor in agent.state_dict().items():
+        is_critic = name.startswith("critic")
+        assert is_critic or torch.equal(tensor, start[name]), name
+        assert not is_critic or name not in start or not torch.equal(tensor, start[name]), name
+    # Once the warm-up is over the policy learns too. All start from the file's weights.
+    for warmup in (0, 128):
+        options |= {"critic_warmup": warmup, "learning_rate": 1e-6}
+        script.train(make_args(script, "mujoco", tmp_path / f"run-{warmup}", **options))
+        agent, _ = script.load_partial_agent(tmp_path / f"run-{warmup}" / "agent.safetensors")
+        for name, tensor in agent.state_dict().items():
+            if critic == "full" or not name.startswith("critic"):
+                torch.testing.assert_close(tensor, start[name], rtol=0, atol=1e-4)
+        assert not torch.equal(agent.log_std, start["log_std"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"observed": [0, 1]}, "its --observe is [0, 1], not [0, 1, 2, 3, 4]"),
+        ({"hidden_sizes": [8]}, "its --hidden-sizes is [8], not [16]"),
+        ({"memory": "none"}, "its --memory is none, not lstm"),
+        ({"sizes": (11, 2)}, "is of Hopper-v4, with 11 observations and 2 actions; this"),
+        ({"sizes": (12, 3)}, "is of Hopper-v4, with 12 observations and 3 actions; this"),
+    ],
+    ids=str,
+)
+def test_an_init_of_another_kind_is_refused(changes, words, tmp_path):
+    save_student(tmp_path, **changes)
+    args = make_args(script, "mujoco", tmp_path / "run", init=str(tmp_path / "start.safetensors"))
+    with pytest.raises(script.UserError) as error:
+        script.train(args)
+    assert words in str(error.value) and not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Each script's own `train`, gradient by gradient, against the oracle.
+"""Each script's own `learn`, gradient by gradient, against the oracle.
 
 The losses may be right and the loop still wrong: an index forgotten, a teacher never added. So two
 whole iterations of the real loop run on small environments, everything that went into them is
@@ -138,8 +138,8 @@ def check_run(script, run):
         advantages = oracle.gae(rewards, values, next_values, *rest)
         coefs = {name: getattr(args, name) for name in ("clip_coef", "ent_coef", "vf_coef")}
         coefs["distill_lambda"] = None
-        if teacher:  # linear from 1.5 to 0.5 over two iterations
-            coefs |= {"distill_lambda": 1.5 - 0.5 * iteration, "kl": args.kl}
+        if teacher:  # linear from 1.5 to 0.5, which the second and last iteration has
+            coefs |= {"distill_lambda": 1.5 - iteration, "kl": args.kl}
         for _ in range(args.update_epochs):
             permutation = permutations.pop(0).numpy()
             assert sorted(permutation) == list(range(T * N))
@@ -182,8 +182,8 @@ def test_every_gradient_of_train(name, changed, monkeypatch, tmp_path):
 
 
 def method(name: str) -> str:
-    """The lines of `train` from the scaled rewards to the end of a minibatch."""
-    train = definitions(read(name))["train"]
+    """The lines of `learn` from the scaled rewards to the end of a minibatch."""
+    train = definitions(read(name))["learn"]
     train = train[train.index("scaled_rewards =") : train.index("metrics.append(")]
     for mujoco, pixels in [
         (
@@ -203,7 +203,7 @@ def method(name: str) -> str:
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("scripts", [TEACHERS, PPD_SCRIPTS], ids=["teachers", "ppd"])
 def test_the_suites_have_one_method(suite, scripts):
-    """What holds for MuJoCo's `train`, gradient by gradient, holds for all."""
+    """What holds for MuJoCo's `learn`, gradient by gradient, holds for all."""
     assert method(scripts[SUITES.index(suite)]) == method(scripts[0])
     assert len(method(scripts[0]).splitlines()) > 20
 
@@ -215,10 +215,12 @@ MUTATIONS = [
         ("logratio.exp()", "logratio.exp().detach()"),
         ("normalize_advantages(b_advantages[mb])", "b_advantages[mb]"),
         ("b_advantages[mb]", "b_returns[mb]"),
-        ("b_returns[mb])", "b_advantages[mb])"),
+        ("b_returns[mb], args", "b_advantages[mb], args"),
         ("mb_advantages, args.clip_coef)", "mb_advantages, 0.1)"),
-        ("args.ent_coef, args.vf_coef)", "args.ent_coef, 1.0)"),
-        ("args.ent_coef, args.vf_coef)", "0.0, args.vf_coef)"),
+        ("b_returns[mb], args.vf_coef", "b_returns[mb], 1.0"),
+        ("- args.ent_coef * entropy", ""),
+        ("- args.ent_coef * entropy", "+ args.ent_coef * entropy"),
+        ("args.pg_coef * pg_loss", "0 * pg_loss"),
         ("optimizer.zero_grad()", "None"),
         ('"lr": args.learning_rate', '"lr": 0.029'),
         ('"eps": args.adam_eps', '"eps": 1e-8'),
@@ -232,18 +234,19 @@ MUTATIONS = [
         ("agent.value(next_obs)[None]", "values[-1:]"),
         ("agent.value(np.array(final_obs))", "values[truncations]"),
         ("(advantages + values)", "advantages"),
-        ("(terminations), torch.from", "(ended), torch.from"),
+        ("torch.from_numpy(terminations)", "torch.from_numpy(ended)"),
         ("torch.from_numpy(ended)", "torch.from_numpy(terminations)"),
         ("args.gamma, args.gae_lambda", "args.gae_lambda, args.gae_lambda"),
         ("_norm_(agent.parameters()", "_norm_(agent.actor.parameters()"),
-        ("obs[t] = agent.normalize(next_obs)", "obs[t] = torch.from_numpy(next_obs)"),
+        ("agent.actor(agent.normalize(obs[t]))", "agent.actor(obs[t])"),
+        ("b_norm_obs = agent.normalize(obs", "b_norm_obs = (obs"),
         ("loss + distill_lambda * distill_loss", "loss"),
         ("loss + distill_lambda * distill_loss", "loss + distill_loss"),
         ("loss + distill_lambda * distill_loss", "loss - distill_lambda * distill_loss"),
         ("loss + distill_lambda * distill_loss", "loss + args.distill_lambda * distill_loss"),
-        ("* run.step / run.total", ""),
+        ("lambda_at(run.step, run.total - B, args)", "lambda_at(run.step, run.total, args)"),
         ("b_teacher_means[mb]", "b_teacher_means[: len(mb)]"),
-        ("teacher.actor(b_obs)", "agent.actor(b_obs)"),
+        ("teacher.actor(teacher.normalize", "agent.actor(teacher.normalize"),
         ("teacher.distribution(", "agent.distribution("),
         ("dist, args.kl)", "dist, 'reverse')"),
         ("ratio, args.clip_coef, args.ratio", "ratio, 0.5, args.ratio"),
@@ -256,6 +259,6 @@ MUTATIONS += [("ppo_teacher_mujoco", "update_normalizer(agent, next_obs)", "None
 
 @pytest.mark.parametrize(("name", "old", "new"), MUTATIONS)
 def test_a_changed_loop_is_seen(name, old, new, monkeypatch, tmp_path):
-    script = mutant(name, "train", old, new)
+    script = mutant(name, "learn", old, new)
     with pytest.raises(AssertionError):
         check_run(script, record_ppo(script, monkeypatch, tmp_path))
