@@ -1,12 +1,12 @@
-"""Make an imperfect teacher: Gaussian noise on every parameter, its score taken anew.
+"""Make a corrupted teacher: add Gaussian noise to every parameter and score the result.
 
     python -m experiments.corrupt teachers/Hopper-v4.safetensors --sigma 0.05 --seed 100 \\
         --out runs/corrupted/Hopper-v4__sigma-0.05__100.safetensors
 
-θ ← θ + ε, ε ~ N(0, σ²), for policy, log-std and critic (Section 3); observation statistics and
-action bounds are no parameters and stay. `--log-std-shift -2` makes the actions of a MuJoCo teacher
-less noisy instead, or as well. The header keeps the original's score: students of an imperfect
-teacher are measured against the original one.
+θ ← θ + ε, ε ~ N(0, σ²), for policy, log σ and critic (Section 3). Observation statistics and action
+bounds are not parameters and stay as they are. `--log-std-shift -2` makes the actions of a MuJoCo
+teacher less noisy, alone or together with `--sigma`. The header keeps the original's score, because
+students of a corrupted teacher are compared with the original one.
 """
 
 import importlib
@@ -26,16 +26,16 @@ from evaluate import UserError, play, read_header
 class Args:
     teacher: Annotated[str, tyro.conf.Positional]  # the teacher's agent.safetensors
     out: str  # file to write, replaced if it exists
-    sigma: float | None = None  # of the noise; unset: the paper's 0.05, 0 with --log-std-shift
-    log_std_shift: float = 0.0  # added to log σ of the actions' normal distribution (MuJoCo)
-    seed: int = 100  # of the noise; the studies take the seed of the teacher
-    episodes: int | None = None  # of the new score; unset: as many as the original's has
-    device: Literal["cpu", "cuda"] = "cpu"  # of the networks while they play
+    sigma: float | None = None  # σ of the noise; default: 0.05 (paper), 0 with --log-std-shift
+    log_std_shift: float = 0.0  # added to log σ of the actions (MuJoCo)
+    seed: int = 100  # seed of the noise; the studies take the seed of the teacher
+    episodes: int | None = None  # episodes of the new score; default: as many as the original had
+    device: Literal["cpu", "cuda"] = "cpu"  # device of the networks
 
 
 @torch.no_grad()
 def add_noise(agent: torch.nn.Module, sigma: float, seed: int) -> None:
-    """Add N(0, σ²) to every parameter, the same numbers for the same seed."""
+    """Add N(0, σ²) to every parameter; the same seed gives the same numbers."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in agent.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -53,17 +53,17 @@ def score_teacher(script, agent, header: dict, episodes: int) -> dict:
 
 
 def corrupt(args: Args) -> dict:
-    """Write the imperfect teacher; returns its header. Raises UserError."""
+    """Write the corrupted teacher; returns its header. Raises UserError."""
     header = read_header(args.teacher)
     script = importlib.import_module(header["script"])
     shift, sigma = args.log_std_shift, args.sigma
     sigma = sigma if sigma is not None else 0.0 if shift else 0.05
     if not (0 <= sigma < math.inf and math.isfinite(shift) and (sigma or shift)):
-        raise UserError("--sigma must be above 0, or 0 beside a --log-std-shift; both finite")
+        raise UserError("--sigma must be above 0, or 0 with a --log-std-shift; both finite")
     if shift and header["suite"] != "mujoco":
-        raise UserError(f"--log-std-shift: {args.teacher} has no log σ; only MuJoCo's policies do")
+        raise UserError(f"--log-std-shift: {args.teacher} has no log σ; leave the flag out")
     if Path(args.out).is_dir():
-        raise UserError(f"--out {args.out}: a folder; name a file in it")
+        raise UserError(f"--out {args.out}: a folder; give a file in it")
     if args.episodes is not None and args.episodes < 1:
         raise UserError(f"--episodes {args.episodes}: must be at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -74,12 +74,12 @@ def corrupt(args: Args) -> dict:
         raise UserError(f"teacher {args.teacher}: no score yet; finish its training with --resume")
     agent, header = getattr(script, f"load_{header['suite']}_agent")(args.teacher)
     if header["suite"] == "mujoco":
-        torch.set_num_threads(1)  # more only slow so small a network down
+        torch.set_num_threads(1)  # more threads slow down such small networks
     add_noise(agent, sigma, args.seed)
     if shift:
         if not agent.action_low.is_floating_point():
             raise UserError(
-                f"--log-std-shift: {args.teacher} chooses one of some actions, no log σ"
+                f"--log-std-shift: {args.teacher} has no log σ (discrete actions); leave it out"
             )
         agent.log_std.data += shift
         header["log_std_shift"] = shift
@@ -93,7 +93,7 @@ def corrupt(args: Args) -> dict:
         out.parent.mkdir(parents=True, exist_ok=True)
         script.write_file(out, script.pack_agent(agent.state_dict(), header))
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}; name another file") from error
+        raise UserError(f"--out {out}: {error.strerror}; give another file") from error
     return header
 
 

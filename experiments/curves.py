@@ -1,11 +1,11 @@
-"""Learning curves: the figures of `python -m experiments.report`, and those of any runs by hand:
+"""Learning curves: the figures of `python -m experiments.report`, and figures of single runs:
 
     python -m experiments.curves docs/qbert.png RUN [RUN …]
 
-Of the latter, thin: the mean raw return of each rollout's finished episodes (sampled actions),
-smoothed over 20 rollouts; dots: evaluations (deterministic actions, except on Procgen); dashed: the
-score of the teacher, where the runs are students'. Up to five runs; one that was stopped is drawn
-as far as its last checkpoint.
+In a figure of single runs, lines are the mean raw return of each rollout's finished episodes
+(sampled actions), smoothed over 20 rollouts. Dots are evaluations (deterministic actions, sampled
+ones on Procgen). The dashed line is the teacher's score, if the runs are of students. There can be
+up to six runs. A stopped run is drawn up to its last checkpoint.
 """
 
 import json
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from experiments import stats
-from experiments.stats import BINS, each_teacher, finished, select
+from experiments.stats import BINS, FADES, each_teacher, finished, select
 from experiments.studies import (
     ENVS,
     IMPERFECT_ATARI,
@@ -37,9 +37,9 @@ from experiments.studies import (
 matplotlib.use("agg")  # no screen needed
 import matplotlib.pyplot as plt
 
-# Okabe and Ito's colours are told apart by colour-blind eyes; the dashes are, in grey print.
+# Colour-blind readers can tell Okabe and Ito's colours apart. The dashes are for grey print.
 STYLES = [("#0072B2", "-"), ("#D55E00", (0, (5, 1.5))), ("#009E73", (0, (1, 1)))]
-STYLES += [("#CC79A7", (0, (4, 1, 1, 1))), ("#E69F00", (0, (8, 2)))]
+STYLES += [("#CC79A7", (0, (4, 1, 1, 1))), ("#E69F00", (0, (8, 2))), ("#56B4E9", (0, (2, 1)))]
 LEVELS = [("black", "--"), ("black", ":")]
 plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 plt.rcParams |= {"legend.frameon": False}
@@ -47,20 +47,20 @@ plt.rcParams |= {"legend.frameon": False}
 
 @dataclass
 class Panel:
-    """One pair of axes: a band for each line's runs, the interquartile mean of their returns."""
+    """One pair of axes. Each line is the interquartile mean of some runs, with its interval."""
 
     title: str
     lines: dict[str, pd.DataFrame]  # label → runs
     levels: dict[str, float] = field(default_factory=dict)  # label → height of a horizontal line
-    unit: str = "score"  # or fraction, of the teacher's
-    dots: bool = True  # the runs' own evaluations on the way, means over seeds
-    circles: bool = False  # one on each line, at its last step below 0.9
-    deviation: bool = False  # mean and standard deviation of the runs in place of the band
-    limit: float | None = None  # of the steps
+    unit: str = "score"  # or fraction; or evaluation_fraction, which draws evaluations as lines
+    dots: bool = True  # the evaluations during training, means over seeds
+    circles: bool = False  # a mark on each line at its last step below 0.9
+    deviation: bool = False  # draw mean and standard deviation instead
+    limit: float | None = None  # last step that is drawn
 
 
 def on_common_steps(runs: pd.DataFrame, points: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of the curves' points, a line for each run, at the steps of the longest one."""
+    """A column of the curves' points: a row for each run, a column for each step."""
     points = points[points["row"].isin(runs.index)]
     table = points.pivot(index="row", columns="bin", values=column).reindex(columns=range(BINS + 1))
     return table.set_axis(table.columns / BINS * runs["steps"].max(), axis=1)
@@ -68,8 +68,10 @@ def on_common_steps(runs: pd.DataFrame, points: pd.DataFrame, column: str) -> pd
 
 def draw_line(axes, panel: Panel, label: str, points: pd.DataFrame, style: tuple) -> None:
     runs, (colour, dashes) = panel.lines[label], style
-    # A bin in which no episode ended is as the one before; from where every run has had one.
-    values = on_common_steps(runs, points, panel.unit).ffill(axis=1).dropna(axis=1)
+    values = on_common_steps(runs, points, panel.unit)
+    if panel.unit != "evaluation_fraction":  # if no episode ended in a bin, take the bin before
+        values = values.ffill(axis=1)
+    values = values.dropna(axis=1)  # only where every run has a value
     if values.empty:
         return
     steps, envs = values.columns.to_numpy(), runs.loc[values.index, "env_id"]
@@ -93,7 +95,7 @@ def draw_line(axes, panel: Panel, label: str, points: pd.DataFrame, style: tuple
 
 
 def draw(panels: list[Panel], points: pd.DataFrame, columns: int = 4, width: float = 3.6):
-    """A figure of panels side by side, with one legend below, where it hides no curve."""
+    """A figure of several panels, with one legend below them."""
     rows = -(-len(panels) // columns)
     columns = -(-len(panels) // rows)
     size = (width * columns, 2.9 * rows)
@@ -114,8 +116,8 @@ def draw(panels: list[Panel], points: pd.DataFrame, columns: int = 4, width: flo
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
-        fraction = "fraction of teacher, in training"
-        axes.set_ylabel(fraction if panel.unit == "fraction" else "return in training")
+        labels = {"fraction": "fraction of teacher, in training", "score": "return in training"}
+        axes.set_ylabel(labels.get(panel.unit, "fraction of teacher"))
     ncols = max(1, int(figure.get_figwidth() / 2.8))
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=ncols, fontsize=8)
     return figure
@@ -124,32 +126,38 @@ def draw(panels: list[Panel], points: pd.DataFrame, columns: int = 4, width: flo
 # ------------------------------------------------------------------------------- The report's
 
 
+PAPERS, QUIET = "PPD (paper's loss)", "PPD --no-ratio-gradient"
+
+
 def of_methods(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    lines = {method: runs[runs["method"] == method] for method in reversed(METHODS)}
+    lines = {form: runs[runs["form"] == form] for form in reversed(METHODS)}
+    lines = {PAPERS if form == "ppd" else form: of_form for form, of_form in lines.items()}
     # Its rollouts are the teacher's, so its curve says little about the student (Figure 8).
     lines["teacher-distill (teacher's episodes)"] = lines.pop("teacher-distill")
+    if len(quiet := runs[runs["form"] == "ppd --no-ratio-gradient"]):
+        lines[QUIET] = quiet
     return lines
 
 
 def title_of(env_id: str) -> str:
-    """For panels of scores: it says where those are not raw returns."""
+    """The title of a panel of scores; it says so if the scores are human-normalised."""
     return plain_name(env_id) + (", human-normalised" if suite_of(env_id) == "atari" else "")
 
 
 def in_training(env_id: str) -> str:
-    """During training, Procgen's scores are those of the training levels."""
+    """The ending of the column with scores as in training: of Procgen's training levels."""
     return "_training" if env_id in PROCGEN else ""
 
 
 def levels_of_teacher(runs: pd.DataFrame) -> dict[str, float]:
-    """What the lines come to with the teacher's policy (Figure 1's dashed line), and the dots."""
+    """The teacher's level for the lines (Figure 1's dashed line), and that for the dots."""
     names = {"teacher, in training": "of_training", "teacher's score": "reference"}
     teachers = each_teacher(finished(runs))
     return {label: stats.mean_score(teachers, name) for label, name in names.items()}
 
 
 def panels_of_sizes(grid: pd.DataFrame, envs) -> list[Panel]:
-    """Figures 9, 10, 11: each environment by itself, a column for each size of student."""
+    """Figures 9, 10, 11: a row for each environment, a column for each size of student."""
     panels = []
     for env_id in envs:
         runs = select(grid, "sizes", [env_id])
@@ -165,7 +173,10 @@ def panels_of_suites(grid: pd.DataFrame) -> list[Panel]:
     for suite, envs in ENVS.items():
         runs = select(grid, "sizes", envs)
         for size in SIZES if len(finished(runs)) else ():
-            lines = of_methods(runs[(runs["size"] == size) & runs["fraction"].notna()])
+            own = runs[(runs["size"] == size) & runs["fraction"].notna()]
+            # A mean of fewer environments than the others' could not be compared with them.
+            count = own["env_id"].nunique()
+            lines = {k: v for k, v in of_methods(own).items() if v["env_id"].nunique() == count}
             panels.append(Panel(f"{suite}, {size}", lines, {"teacher": 1}, "fraction", dots=False))
     return panels
 
@@ -182,7 +193,7 @@ def panels_of_teachers(grid: pd.DataFrame, suite: str) -> list[Panel]:
 
 
 def panels_of_imperfect_mujoco(grid: pd.DataFrame) -> list[Panel]:
-    """Students of imperfect MuJoCo teachers, between those and the originals."""
+    """Students of corrupted MuJoCo teachers, with the scores of both teachers."""
     panels = []
     for env_id, sigma in MUJOCO_SIGMA.items():
         runs = finished(select(grid, "imperfect-mujoco", [env_id]))
@@ -207,7 +218,7 @@ def panels_of_lambda(grid: pd.DataFrame, study: str, groups: list) -> list[Panel
 
 
 def panels_of_sb3(grid: pd.DataFrame) -> list[Panel]:
-    """Learning curves of our PPO and of SB3's at the same settings, for as long as SB3's ran."""
+    """Learning curves of our PPO and of SB3's with the same settings, as far as SB3's goes."""
     panels = []
     for env_id, theirs in finished(grid[grid["study"] == "sb3-ppo"]).groupby("env_id"):
         ours = finished(select(grid, "teachers", [env_id]))
@@ -222,7 +233,7 @@ def panels_of_gradient(grid: pd.DataFrame) -> list[Panel]:
 
 
 def panels_of_pixels(grid: pd.DataFrame) -> list[Panel]:
-    """For each game that two cores trained: students of its teacher, and of an imperfect one."""
+    """coinrun and CrazyClimber: students of the teacher, and of the corrupted one."""
     panels = []
     for env_id, runs in finished(grid[grid["study"] == "pixels"]).groupby("env_id", sort=False):
         levels = in_training(env_id)
@@ -246,14 +257,51 @@ def panels_of_partial(grid: pd.DataFrame) -> list[Panel]:
     ]
 
 
+def panels_of_fade(grid: pd.DataFrame) -> list[Panel]:
+    """Students of corrupted teachers by how λ falls, for three seeds on MuJoCo."""
+    panels, wanted = [], [*FADES.values()][:6]
+    for (env_id, teacher), students in stats.fade_groups(grid).items():
+        lines = {name: students[name] for name in wanted if name in students}
+        if teacher != "original" and suite_of(env_id) == "mujoco" and len(lines) > 1:
+            kept = pd.concat(lines.values())["teacher_fraction"].mean()
+            levels = {"original teacher": 1, "corrupted teacher": kept}
+            panels.append(Panel(env_id, lines, levels, "evaluation_fraction", dots=False))
+    return panels
+
+
+def panels_of_multi(grid: pd.DataFrame) -> list[Panel]:
+    """One student of several teachers: its fraction of each of them."""
+    return [
+        Panel(
+            f"{env_id}, {size} student",
+            {name.replace("`", ""): runs[runs["env_id"] == env_id] for name, runs in lines.items()},
+            {"teacher": 1},
+            "evaluation_fraction",
+            dots=False,
+        )
+        for (_, size), lines in stats.multi_groups(grid).items()
+        for env_id in pd.concat(lines.values())["env_id"].unique()
+    ]
+
+
+def panels_of_zoo(grid: pd.DataFrame) -> list[Panel]:
+    """Students of other people's teachers."""
+    panels = []
+    for env_id, runs in finished(grid[grid["study"] == "zoo"]).groupby("env_id"):
+        names = {"ppd": PAPERS, "ppd --no-ratio-gradient": QUIET}
+        lines = dict([*runs.groupby(runs["form"].replace(names))])
+        panels.append(Panel(env_id, lines, {"teacher": 1}, "evaluation_fraction", dots=False))
+    return panels
+
+
 def lines_of_the_readme(grid: pd.DataFrame, env_id: str) -> dict[str, pd.DataFrame]:
     """Smaller students, their teacher's own training, and PPO at PPD's settings, where it ran."""
     runs = finished(select(grid, "gradient", [env_id], size="smaller", log_std_shift=0.0))
     forms = runs["ratio_gradient"].fillna(True)
     alone = select(grid, "lambda-mujoco", [env_id], distill_lambda=0.0)
     lines = {
-        "PPD --no-ratio-gradient": runs[~forms],
-        "PPD (paper's loss)": runs[forms & (runs["method"] == "ppd")],
+        QUIET: runs[~forms],
+        PAPERS: runs[forms & (runs["method"] == "ppd")],
         "the teacher's own PPO run": select(grid, "teachers", [env_id], seed=100),
         "PPD's settings, no teacher": alone,
     }
@@ -267,8 +315,8 @@ def draw_readme(grid: pd.DataFrame, points: pd.DataFrame):
     seeds, in the panel where there is room. None if Hopper has no run for one of the lines.
     """
     room = {  # for a line's name: panel and height
-        "PPD --no-ratio-gradient": ("HalfCheetah-v4", 1.06),
-        "PPD (paper's loss)": ("Ant-v4", 1.06),
+        QUIET: ("HalfCheetah-v4", 1.06),
+        PAPERS: ("Ant-v4", 1.06),
         "the teacher's own PPO run": ("Hopper-v4", 0.53),
         "PPD's settings, no teacher": ("Hopper-v4", 0.1),
     }
@@ -304,7 +352,7 @@ def draw_readme(grid: pd.DataFrame, points: pd.DataFrame):
 
 
 def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
-    """Figure → its panels, and how `draw` lays them out. No panels where there are no runs."""
+    """Figure → its panels, and how `draw` lays them out. Without runs there are no panels."""
     figures = {"suites": (panels_of_suites(grid), 3)}
     for suite, envs in ENVS.items():
         figures[f"teachers_{suite}"] = (panels_of_teachers(grid, suite),)
@@ -319,6 +367,9 @@ def make_figures(grid: pd.DataFrame) -> dict[str, tuple]:
     figures["pixels_lambda"] = panels_of_lambda(grid, "pixels", games), 2, 4.6
     figures["gradient"] = (panels_of_gradient(grid),)
     figures["partial"] = panels_of_partial(grid), 2, 4.6
+    figures["zoo"] = panels_of_zoo(grid), 3, 4
+    figures["fade"] = panels_of_fade(grid), 2, 4.6
+    figures["multi"] = panels_of_multi(grid), 2, 4.6
     return figures
 
 
@@ -336,7 +387,7 @@ def draw_figures(grid: pd.DataFrame, points: pd.DataFrame, folder: Path) -> None
 
 
 def read_run(run: Path) -> dict:
-    """A finished run's result.json, or the same of a stopped one, which has no score."""
+    """A finished run's result.json; for a stopped run the same, without a score."""
     if (run / "result.json").exists():
         return json.loads((run / "result.json").read_text())
     state = torch.load(run / "training_state.pt", map_location="cpu", weights_only=True)

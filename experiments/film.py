@@ -1,9 +1,9 @@
-"""Film checkpoints side by side, in real time, as one animated WebP that a README can show.
+"""Film checkpoints side by side, in real time, as one animated WebP for a README.
 
     python -m experiments.film teachers/*.safetensors --out docs/teachers.webp
 
-Each plays an episode from the seed of its final score (on MuJoCo and Atari, the first of that); one
-that ends sooner stays on its last frame.
+Each plays one episode from the seed of its final score (on MuJoCo and Atari the first of its
+episodes). An episode that ends early stays on its last frame.
 """
 
 import sys
@@ -24,13 +24,13 @@ from experiments.studies import plain_name
 class Args:
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]  # files, from left to right
     out: str  # the file to write, .webp
-    seconds: float = 5.0  # how long it plays before it starts again
-    frames_per_second: int = 20  # pictures a second, whatever the simulators' own rates
-    width: int = 170  # pixels of each checkpoint's picture
+    seconds: float = 5.0  # length of the film, which repeats
+    frames_per_second: int = 20  # pictures per second, independent of the simulators' own rates
+    width: int = 170  # width of each checkpoint's picture in pixels
 
 
 def film(path: str, args: Args) -> list[Image.Image]:
-    """One checkpoint's pictures, as many as `args` asks for. Raises the UserErrors of evaluate."""
+    """The pictures of one checkpoint. Raises evaluate's UserError."""
     script, agent, header = evaluate.load(path)
     levels = ["unseen"] if header["suite"] == "procgen" else []
     start = getattr(evaluate, f"film_{header['suite']}")
@@ -43,12 +43,12 @@ def film(path: str, args: Args) -> list[Image.Image]:
 
 
 def label(frame: np.ndarray, header: dict, width: int) -> Image.Image:
-    """A frame (H, W, 3) in a square of that width, over its environment and score."""
+    """A frame (H, W, 3) in a square of this width, with environment and score below it."""
     resampling, size = Image.Resampling.LANCZOS, (width, width)
     panel = Image.new("RGB", (width, width + 20), "white")
     panel.paste(ImageOps.pad(Image.fromarray(frame), size, resampling, "white"))
     text = plain_name(header["env_id"])
-    if "score" in header:  # a run that was stopped has none yet
+    if "score" in header:  # a stopped run has none yet
         text += f": {header['score']['mean']:.0f}"
     ImageDraw.Draw(panel).text((width / 2, width + 10), text, "black", anchor="mm", font_size=12)
     return panel

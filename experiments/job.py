@@ -1,8 +1,8 @@
-"""One training run as a job: started, resumed or left alone, but never trained twice at once.
+"""One training run as a job: it is started, resumed or left alone, but never trained twice at once.
 
-All that a job knows is in files. The training process holds `R/lock` in the run's folder R as long
-as it lives, whoever started it. Beside R are `R.log`, all that the scripts printed, and
-`R.hardware.json`, the machine that trained it.
+A job keeps its state in files. The training process holds `R/lock` in the run's folder R as long as
+it lives, whoever started it. Next to R are `R.log`, with all that the scripts printed, and
+`R.hardware.json`, with the machine that trained the run.
 """
 
 import json
@@ -25,14 +25,15 @@ from submitit.helpers import Checkpointable
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether there is a whole result: an empty or halved result.json does not count."""
+    """Whether there is a complete result.json; an empty or truncated one does not count."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        return bool(json.loads((run_dir / "result.json").read_bytes())["score"])
+        result = json.loads((run_dir / "result.json").read_bytes())
+        return bool(result["scores" if "scores" in result else "score"])  # of several tasks, or one
     return False
 
 
 def is_training(run_dir: Path) -> bool:
-    """Whether some process trains this run at the moment."""
+    """Whether a process is training this run now."""
     if not run_dir.exists():
         return False
     try:
@@ -43,7 +44,7 @@ def is_training(run_dir: Path) -> bool:
 
 
 def ask_nvidia(column: str) -> list[str]:
-    """A property of each GPU; none where there is no driver."""
+    """A property of each GPU; an empty list without a driver."""
     query = ["nvidia-smi", f"--query-gpu={column}", "--format=csv,noheader"]
     with suppress(OSError, subprocess.CalledProcessError):
         return subprocess.check_output(query, stderr=subprocess.DEVNULL, text=True).splitlines()
@@ -53,7 +54,7 @@ def ask_nvidia(column: str) -> list[str]:
 def describe_hardware() -> str:
     """Processor, its widest instructions, cores and GPU, for the table of runs.
 
-    On others than these a seed gives other last digits, and so another run.
+    On other hardware the same seed gives other last digits, and so a different run.
     """
     name, text = platform.processor() or platform.machine(), ""
     with suppress(OSError):
@@ -66,24 +67,24 @@ def describe_hardware() -> str:
 
 @dataclass(eq=False)
 class Job(Checkpointable):
-    """Call it to train a run to its end. On Slurm it is requeued when its time is up."""
+    """Calling it trains a run to its end. Slurm queues it again when its time is up."""
 
     run_dir: Path
     command: list[str]  # arguments of Python that start the run: a script, then its flags
-    resume: list[str]  # those that go on with it
+    resume: list[str]  # arguments of Python that continue it
     cores: int = 1
-    teacher_command: list[str] | None = None  # makes the teacher, where it has to be made first
-    made_teacher: Path | None = None  # the file that it makes
-    stopped: bool = False  # set by the engine: end the training, start nothing more
+    teacher_command: list[str] | None = None  # makes a corrupted teacher, if the run needs one
+    made_teacher: Path | None = None  # the file that this command writes
+    stopped: bool = False  # set by the engine: end the training and start nothing else
 
     def beside(self, suffix: str) -> Path:
         return self.run_dir.with_name(self.run_dir.name + suffix)
 
     def note(self, text: str) -> None:
-        """Write a line to the log; to the screen where the log cannot be written."""
+        """Write a line to the log, or to the screen if the log cannot be written."""
         try:
             with open(self.beside(".log"), "a") as log:
-                print(f"\n{text}", file=log)  # a killed run leaves half a line
+                print(f"\n{text}", file=log)  # a killed run's last line has no end
         except OSError:
             print(f"{self.run_dir}: {text}", file=sys.stderr)
 
@@ -94,7 +95,7 @@ class Job(Checkpointable):
         return "(no log)"
 
     def __call__(self, gpu: str | None = None) -> None:
-        """Returns when there is no more to do for this run, finished or not."""
+        """Return when nothing more can be done for this run, finished or not."""
         try:
             self.run_dir.parent.mkdir(parents=True, exist_ok=True)
             while not is_finished(self.run_dir) and not self.stopped:
@@ -102,7 +103,7 @@ class Job(Checkpointable):
                     if not self.make_teacher(gpu):
                         return
                     command, before = self.choose_command(), self.saved_at()
-                except Timeout:  # in the hands of another engine, or of a killed one's child
+                except Timeout:  # another engine trains it, or the child of a killed engine
                     time.sleep(1)
                     continue
                 facts = json.dumps({"hardware": describe_hardware()})
@@ -110,33 +111,36 @@ class Job(Checkpointable):
                 status, reason = self.execute(command, gpu), self.log_tail(1)
                 if status == 2 and "training_state.pt" in reason and "damaged" in reason:
                     self.put_aside(before)
-                elif status != 2 or not is_training(self.run_dir):  # 2: another one was quicker
+                elif status != 2 or not is_training(self.run_dir):  # or another engine was faster
                     return
         except OSError as error:
             self.note(f"error: {error}")
 
     def saved_at(self) -> int | None:
-        """When the checkpoint was written, in ns, which tells it from others; None without one."""
+        """When the checkpoint was written, in ns, to tell it from others; None without one."""
         with suppress(FileNotFoundError):
             return (self.run_dir / "training_state.pt").stat().st_mtime_ns
         return None
 
     def put_aside(self, damaged: int | None) -> None:
-        """Move a run with that checkpoint away, beside any older one; nothing where it is in use.
+        """Rename the folder of a run with this damaged checkpoint, unless the run is in use.
 
-        Raises OSError where the checkpoint cannot be read at all, and so may be whole.
+        Raises OSError if the checkpoint cannot be read at all, because it may be sound then.
         """
         with suppress(Timeout), FileLock(self.run_dir / "lock", timeout=0):
             if damaged is None or self.saved_at() != damaged:
-                return  # another engine was quicker
+                return  # another engine was faster
             (self.run_dir / "training_state.pt").read_bytes()
             names = (self.beside(f".damaged{number or ''}") for number in count())
             aside = next(path for path in names if not path.exists())
             self.run_dir.rename(aside)
-            self.note(f"kept as {aside}; the run starts anew")
+            self.note(f"kept as {aside}; the run starts from the beginning")
 
     def make_teacher(self, gpu: str | None) -> bool:
-        """False where that fails. Raises Timeout while another run makes the same."""
+        """Make the corrupted teacher, if needed; returns whether it is there.
+
+        Raises Timeout while another run makes the same file.
+        """
         if self.made_teacher is None or self.made_teacher.exists():
             return True
         self.made_teacher.parent.mkdir(parents=True, exist_ok=True)
@@ -144,11 +148,11 @@ class Job(Checkpointable):
             return self.execute(self.teacher_command, gpu) == 0
 
     def choose_command(self) -> list[str]:
-        """Start or resume. Raises Timeout while another process trains this run."""
+        """The command that starts or resumes. Raises Timeout while another process trains."""
         if self.run_dir.exists():
             with FileLock(self.run_dir / "lock", timeout=0):
                 if (self.run_dir / "result.json").exists() and not is_finished(self.run_dir):
-                    self.note("result.json is not whole: removed, the run has to make it again")
+                    self.note("result.json is not complete: removed, the run writes it again")
                     (self.run_dir / "result.json").unlink()
                 if (self.run_dir / "training_state.pt").exists():
                     return self.resume
@@ -156,15 +160,15 @@ class Job(Checkpointable):
         return self.command
 
     def execute(self, command: list[str], gpu: str | None) -> int:
-        """Run Python, its output appended to the log; returns its exit status."""
+        """Run Python and append its output to the log; returns its exit status."""
         self.note(f"$ python {shlex.join(command)}")
-        # Unbuffered, so that the log of a run that is killed ends where the run did.
+        # Unbuffered, so that the log of a killed run is complete.
         settings = {"OMP_NUM_THREADS": str(self.cores), "PYTHONUNBUFFERED": "1"}
-        # Linux' malloc keeps the memory of large activations, instead of a new one each layer.
+        # malloc (Linux) keeps the memory of large activations instead of returning it each time.
         settings |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
         settings |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
         with open(self.beside(".log"), "a") as log:
-            process = subprocess.Popen(  # in a session of its own: Ctrl-C is the engine's
+            process = subprocess.Popen(  # in its own session: Ctrl-C reaches only the engine
                 [sys.executable, *command], env=os.environ | settings, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -172,7 +176,7 @@ class Job(Checkpointable):
             while process.poll() is None and not self.stopped:
                 time.sleep(0.1)
         finally:
-            process.terminate()  # if it has not ended: the engine stops, or submitit requeues
+            process.terminate()  # still running if the engine stops or submitit requeues the job
         if process.wait() == -signal.SIGTERM and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            time.sleep(3600)  # preempted: only what lasts until Slurm ends it is requeued
+            time.sleep(3600)  # preempted: Slurm requeues only a job that it has to end itself
         return process.returncode

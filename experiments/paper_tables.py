@@ -1,10 +1,10 @@
-"""The numbers that the paper prints, as data, to stand beside ours.
+"""The numbers of the paper's tables, as data, to compare with ours.
 
-An aggregate is (geometric interquartile mean, low, high), the last two its 95 % interval. Methods
-are in the order teacher-distill, student-distill, ppd.
+An aggregate is (geometric interquartile mean, low, high); low and high are its 95 % interval.
+Methods are in the order teacher-distill, student-distill, ppd.
 """
 
-# Tables 1 and 8: suite → size → methods. (Procgen, smaller, ppd: the interval of Table 8.)
+# Tables 1 and 8: suite → size → methods. The interval of ppd, smaller, on Procgen is Table 8's.
 TABLE_1 = {
     "atari": {
         "smaller": [(0.86, 0.81, 0.90), (0.94, 0.89, 1.00), (0.97, 0.94, 1.01)],
@@ -28,7 +28,7 @@ TABLE_1 = {
     },
 }
 
-# Table 2: corrupted teacher, methods; larger students. Its Procgen line is Table 6's.
+# Table 2: corrupted teacher, methods; larger students. Its row of Procgen is that of Table 6.
 TABLE_2_ATARI = [(0.34, 0.23, 0.51), (0.40, 0.28, 0.54), (0.46, 0.30, 0.64), (0.64, 0.48, 0.80)]
 
 # Table 5: environment → teacher, then the methods of smaller, same, larger. Atari human-normalised.
@@ -62,7 +62,7 @@ TABLE_5 = {
 }  # fmt: skip
 
 # Tables 6, 9: environment → original teacher's score, corrupted teacher, methods; larger students.
-# Procgen's unseen levels have fractions alone: Table 6's scores beside them are of training levels.
+# Procgen's unseen levels have only fractions: Table 6's scores are of training levels.
 TABLE_6 = {
     "BeamRiderNoFrameskip-v4": [0.2, 0.15, 0.14, 0.16, 0.19],
     "CrazyClimberNoFrameskip-v4": [2.08, 0.22, 0.22, 0.3, 0.41],

@@ -1,11 +1,11 @@
-"""Run a study of the paper, on this machine or on a Slurm cluster, and go on where it stopped.
+"""Run a study on this machine or on a Slurm cluster, and continue it where it stopped.
 
     python -m experiments.run sizes --suite mujoco --seed 100              # on all cores
     python -m experiments.run sizes --suite mujoco --cluster slurm --workers 50
     python -m experiments.run imperfect --dry-run                          # print the commands
 
-The same command again skips what is finished and resumes what is not, however it was interrupted:
-a run is finished when its folder under runs/ has a whole result.json; nothing else is remembered.
+The same command again skips finished runs and resumes the others, however they were interrupted.
+A run is finished when its folder under runs/ has a whole result.json. Nothing else is remembered.
 """
 
 import json
@@ -30,74 +30,95 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from experiments.job import Job, ask_nvidia, is_finished, is_training
-from experiments.studies import STUDIES, Run, narrow
+from experiments.studies import STUDIES, Run, import_command, narrow
 
 
 class UserError(Exception):
-    """Something a user can cause and mend: one line, the cause and the remedy; exit status 2."""
+    """A mistake that a user can cause and fix: one line with cause and remedy, exit status 2."""
 
 
 @dataclass
 class Args:
     study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join(STUDIES))]
-    cluster: Literal["local", "slurm"] = "local"  # this machine, or the Slurm whose sbatch is here
-    workers: int = 0  # at once; 0: one per core, at most 4 per GPU used; on a cluster 100
+    cluster: Literal["local", "slurm"] = "local"  # this machine, or Slurm by the sbatch found here
+    workers: int = 0  # runs at once; 0: one per core, at most 4 per GPU used, 100 on a cluster
     dry_run: bool = False  # print the command lines and run nothing
     suite: tuple[Literal["atari", "mujoco", "procgen"], ...] = ()  # only these suites
     env_id: tuple[str, ...] = ()  # only these environments
     seed: tuple[int, ...] = ()  # only these seeds
-    method: tuple[str, ...] = ()  # only these, as teacher, ppd or, of partial, ppd-lstm
-    size: tuple[str, ...] = ()  # only these of smaller, same and larger
-    device: str | None = None  # the scripts' --device; cuda asks a cluster for a GPU per run
-    bfloat16: bool = False  # the scripts' --bfloat16, of all runs on frames
+    method: tuple[str, ...] = ()  # only these methods, such as teacher, ppd or ppd-lstm
+    size: tuple[str, ...] = ()  # only these sizes of smaller, same and larger
+    variant: tuple[str, ...] = ()  # only these variants, of the studies fade and multi
+    device: str | None = None  # the scripts' --device; with cuda a cluster gives each run a GPU
+    bfloat16: bool = False  # the scripts' --bfloat16, for Atari and Procgen
     cores: int = 1  # CPU cores of each run
-    hours: float = 24  # time limit of a cluster job, which then goes back into the queue
+    hours: float = 24  # time limit of a cluster job; a job that reaches it is queued again
     sbatch: tuple[str, ...] = ()  # further options, for example partition=main account=lab mem=8G
 
 
 def select_runs(args: Args) -> list[Run]:
-    """The runs of a study that the flags leave. Raises UserError where they leave none."""
+    """The runs of a study that the flags select. Raises UserError if they select none."""
     if args.study not in STUDIES:
-        raise UserError(f"study {args.study}: none of {', '.join(STUDIES)}")
+        raise UserError(f"study {args.study}: unknown; give one of {', '.join(STUDIES)}")
     runs = STUDIES[args.study]()
-    choices = {name: getattr(args, name) for name in ("suite", "env_id", "seed", "method", "size")}
+    names = ("suite", "env_id", "seed", "method", "size", "variant")
+    choices = {name: getattr(args, name) for name in names}
     for name, values in choices.items():
         known = {getattr(run, name): None for run in runs}
         if unknown := [value for value in values if value not in known]:
-            rest = ", ".join(map(str, known))
+            rest = ", ".join(filter(None, map(str, known)))
             raise UserError(f"{name} {unknown[0]}: not in the study {args.study}, which has {rest}")
     if not narrow(runs, **choices):
-        raise UserError(f"no run of {args.study} fits all these choices; leave one out")
+        raise UserError(f"no run of {args.study} matches all these choices; leave one out")
     return narrow(runs, **choices)
 
 
-def find_teacher(run: Run) -> Path | None:
-    """The trained teacher of a run: a finished run's, or a shipped one of that seed and size."""
-    if run.origin is None:
+def header_of(path: Path) -> dict:
+    """An agent file's header. Raises UserError."""
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads(file.metadata()["header"])
+            return {"size": "same", "seed": header["seed"], **header}
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); restore it from git") from error
+
+
+def find_agent(run: Run) -> Path | None:
+    """The agent that a run trained: its own file, or a shipped teacher of that seed and size."""
+    if is_finished(run.run_dir):
+        return run.run_dir / "agent.safetensors"
+    if run.method != "teacher":
         return None
-    if is_finished(run.origin.run_dir):
-        return run.origin.run_dir / "agent.safetensors"
-    shipped = Path("teachers") / f"{run.env_id}.safetensors"
-    if shipped.exists():
-        try:
-            with safe_open(shipped, framework="np") as file:
-                header = json.loads(file.metadata()["header"])
-            found = header["seed"], header.get("size", "same")
-        except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
-            raise UserError(f"{shipped}: damaged ({error}); restore it from git") from error
-        if found == (run.origin.seed, run.origin.size):
-            return shipped
+    name = f"{run.env_id}.safetensors"  # of other seeds than the shipped one: teachers/seed-200/
+    for shipped in [Path("teachers") / name, *sorted(Path("teachers").glob(f"seed-*/{name}"))]:
+        if shipped.exists():
+            header = header_of(shipped)
+            if (header["seed"], header["size"]) == (run.seed, run.size):
+                return shipped
     return None
 
 
 def check_teachers(runs: list[Run]) -> None:
-    """Raises UserError, with the command that trains them, where students have no teacher yet."""
-    missing, commands = [run.origin for run in runs if run.origin and find_teacher(run) is None], []
-    for study in dict.fromkeys(teacher.study for teacher in missing):
-        teachers = [teacher for teacher in missing if teacher.study == study]
-        env_ids = " ".join(dict.fromkeys(teacher.env_id for teacher in teachers))
-        seeds = " ".join(dict.fromkeys(str(teacher.seed) for teacher in teachers))
-        command = f"python -m experiments.run {study} --method teacher"
+    """Raises UserError, with the commands that make them, if teachers of these runs are missing.
+
+    The same holds for the students that some runs train further.
+    """
+    absent = [run.env_id for run in runs if run.imported and not run.imported.exists()]
+    if absent:
+        remedy = " && ".join(import_command(env_id) for env_id in dict.fromkeys(absent))
+        advice = "import it, next to a clone of DLR-RM/rl-trained-agents, with"
+        raise UserError(f"{len(absent)} runs have no teacher yet; {advice} `{remedy}`")
+    missing, commands = {}, []
+    for run in runs:
+        needed = [*run.origins, *([run.begins_with] if run.begins_with else [])]
+        if without := [other for other in needed if find_agent(other) is None]:
+            missing[run] = without
+    others = list(dict.fromkeys(other for without in missing.values() for other in without))
+    for kind in dict.fromkeys((other.study, other.method) for other in others):
+        of_kind = [other for other in others if (other.study, other.method) == kind]
+        env_ids = " ".join(dict.fromkeys(other.env_id for other in of_kind))
+        seeds = " ".join(dict.fromkeys(str(other.seed) for other in of_kind))
+        command = f"python -m experiments.run {kind[0]} --method {kind[1]}"
         commands.append(f"{command} --env-id {env_ids} --seed {seeds}")
     if missing:
         remedy = " && ".join(commands)
@@ -105,32 +126,32 @@ def check_teachers(runs: list[Run]) -> None:
 
 
 def make_job(run: Run, args: Args) -> Job:
-    """The job that trains a run, and makes its imperfect teacher before."""
-    teacher = find_teacher(run)
-    flags = run.flags(None if run.corruption else teacher)
+    """The job that trains a run, and that first makes its corrupted teacher."""
+    found = [find_agent(origin) or origin.run_dir / "agent.safetensors" for origin in run.origins]
+    flags = run.flags(None if run.corruption else found)
     flags += ["--device", args.device] if args.device else []
     flags += ["--bfloat16"] if args.bfloat16 and run.suite != "mujoco" else []
     resume = [*run.script, "--resume", str(run.run_dir)]
     job = Job(run.run_dir, [*run.script, *flags], resume, args.cores)
     if run.corruption:
-        original = str(teacher or run.origin.run_dir / "agent.safetensors")
-        job.teacher_command = ["-m", "experiments.corrupt", original, *run.corruption]
+        job.teacher_command = ["-m", "experiments.corrupt", str(found[0]), *run.corruption]
         job.teacher_command += ["--device", args.device] if args.device else []
-        job.made_teacher = run.teacher
+        job.made_teacher = run.made_teacher
     return job
 
 
 def run_locally(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
-    """Yields, again and again, how many jobs run and which are over. Closed, it ends all."""
+    """Yield, again and again, how many jobs run and which are over. Closing it ends all jobs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers, or UUIDs of GPUs or MIG devices
     names = ask_nvidia("index") if names is None else names.split(",")
     gpus = [None] if args.device == "cpu" else [name for name in names if name] or [None]
-    frames = any(run.suite != "mujoco" for run in select_runs(args))  # take a GPU by themselves
+    # The scripts for Atari and Procgen use a GPU without being told to.
+    frames = any(run.suite != "mujoco" for run in select_runs(args))
     are_shared = args.device == "cuda" or frames and gpus != [None]
-    most = 4 * len(gpus) if are_shared else cores  # of the largest networks, in 80 GB
+    most = 4 * len(gpus) if are_shared else cores  # four of the largest networks fit in 80 GB
     workers = args.workers or max(1, min(cores // args.cores, most))
-    # What a killed engine's children train comes first: following it takes a worker too.
+    # First the runs that the children of a killed engine still train: each takes a worker, too.
     queue, over = iter(sorted(jobs, key=lambda job: not is_training(job.run_dir))), set()
 
     def work(gpu: str | None) -> None:
@@ -152,9 +173,9 @@ def run_locally(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
 
 
 def make_executor(args: Args) -> submitit.SlurmExecutor:
-    """What submits to Slurm. Raises UserError."""
+    """The object that submits to Slurm. Raises UserError."""
     if shutil.which("srun") is None:
-        raise UserError("--cluster slurm: no srun here; run on a login node, or --cluster local")
+        raise UserError("--cluster slurm: no srun here; use a login node, or --cluster local")
     if not all("=" in option for option in args.sbatch):
         raise UserError("--sbatch: give NAME=VALUE, for example partition=main")
     options = dict(option.split("=", 1) for option in args.sbatch)
@@ -170,7 +191,7 @@ def make_executor(args: Args) -> submitit.SlurmExecutor:
 
 
 def slurm_queue() -> dict[str, str] | None:
-    """Job id to state of this user's jobs; None while the controller does not answer."""
+    """Map the ids of this user's jobs to their states; None while Slurm does not answer."""
     command = ["squeue", "--noheader", "--array", "--me", "--format=%i %T"]
     answer = subprocess.run(command, capture_output=True, text=True)
     lines = answer.stdout.splitlines()
@@ -178,11 +199,11 @@ def slurm_queue() -> dict[str, str] | None:
 
 
 def run_on_slurm(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
-    """As run_locally, but closed it leaves the jobs to the cluster. Raises UserError."""
+    """As `run_locally`, but closing it leaves the jobs on the cluster. Raises UserError."""
     executor, ids = make_executor(args), {}
     while (queue := slurm_queue()) is None:
         time.sleep(5)
-    for job in jobs:  # those that an engine before this one has submitted
+    for job in jobs:  # jobs that an earlier engine submitted are followed, not submitted again
         record = job.beside(".slurm")
         if record.exists() and record.read_text() in queue:
             ids[job] = record.read_text()
@@ -192,7 +213,7 @@ def run_on_slurm(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
                 submitted = [executor.submit(job) for job in new]
         except submitit.core.utils.FailedJobError as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"sbatch refuses the jobs: {reason}; see --sbatch") from error
+            raise UserError(f"sbatch refuses the jobs: {reason}; change --sbatch") from error
         for job, slurm_job in zip(new, submitted, strict=True):
             ids[job] = slurm_job.job_id
             job.beside(".slurm").write_text(ids[job])
@@ -201,7 +222,7 @@ def run_on_slurm(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
         queue = slurm_queue()
         if queue is not None:
             running = len([i for i in ids.values() if queue.get(i, "PENDING") != "PENDING"])
-            # Once unseen could be the moment in which a job is requeued: twice is over.
+            # A job that is being requeued may be missing once. One that is missing twice is over.
             before, unseen = unseen, {job for job in jobs if ids[job] not in queue}
             over = before & unseen
         yield running, over
@@ -209,7 +230,7 @@ def run_on_slurm(jobs: list[Job], args: Args) -> Iterator[tuple[int, set[Job]]]:
 
 
 def run_jobs(jobs: list[Job], args: Args) -> list[Job]:
-    """Train all that is not finished; returns what failed. Raises KeyboardInterrupt on Ctrl-C."""
+    """Train all jobs that are not finished; returns the failed ones. Ctrl-C raises as usual."""
     unfinished, failed = [job for job in jobs if not is_finished(job.run_dir)], []
     machine = run_on_slurm if args.cluster == "slurm" else run_locally
     before = len(jobs) - len(unfinished)
@@ -243,7 +264,10 @@ def run_study(args: Args) -> int:
         return 0
     check_teachers([run for run in runs if not is_finished(run.run_dir)])
     if failed := run_jobs(jobs, args):
-        print(f"{len(failed)} of {len(jobs)} runs failed; call again to go on", file=sys.stderr)
+        print(
+            f"{len(failed)} of {len(jobs)} runs failed; run the command again to continue",
+            file=sys.stderr,
+        )
         return 1
     print(f"{args.study}: all {len(jobs)} runs are finished; python -m experiments.report")
     return 0
@@ -251,18 +275,18 @@ def run_study(args: Args) -> int:
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` is Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` acts like Ctrl-C
     if args.dry_run:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may have read enough
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` closes the pipe early
     try:
         sys.exit(run_study(args))
     except (UserError, OSError) as error:
         print(f"experiments.run: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
-        left = {"local": "stopped", "slurm": "the jobs go on, scancel ends them"}[args.cluster]
-        print(f"\n{left}; go on with: python -m experiments.run {shlex.join(sys.argv[1:])}")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would cut the message
+        left = {"local": "stopped", "slurm": "the jobs continue, scancel ends them"}[args.cluster]
+        print(f"\n{left}; continue with: python -m experiments.run {shlex.join(sys.argv[1:])}")
         sys.exit(128 + signal.SIGINT)
 
 

@@ -1,12 +1,12 @@
-"""Stable-Baselines3's PPO at the settings of our PPO teachers, to lay its curve beside ours.
+"""Stable-Baselines3's PPO with the settings of our PPO teachers, to compare the curves.
 
     python -m experiments.run sb3-ppo --env-id Hopper-v4 --seed 100
     python experiments/sb3_ppo.py --env-id Hopper-v4 --run-dir runs/sb3-hopper
     python experiments/sb3_ppo.py --env-id QbertNoFrameskip-v4 --size smaller
 
-The same hyperparameters, networks, normalisation and simulators (Atari's through SB3's wrappers);
-the score is taken by our own `evaluate`, from SB3's weights in one of our agents. An interrupted
-run starts anew.
+Hyperparameters, networks, normalisation and simulators are the same (Atari's with SB3's wrappers).
+Our own `evaluate` scores SB3's weights in one of our agents. An interrupted run starts from the
+beginning.
 """
 
 import importlib.metadata
@@ -33,16 +33,16 @@ from benchmarks import sb3  # noqa: E402
 @dataclass
 class Args:
     env_id: str = "Hopper-v4"  # one of the paper's MuJoCo environments or Atari games
-    seed: int = 100  # of networks, sampling and environments
-    size: str = "same"  # of the networks: smaller, same or larger, as in our scripts
-    total_timesteps: int = 4_000_000  # of all environments; whole rollouts, so it rounds up
-    eval_every: int = 500_000  # steps between evaluations of ten episodes; 0: none
-    episodes: int = 50  # of the final score
-    run_dir: str | None = None  # new folder of the run; unset: runs/<env>__sb3_ppo__<seed>__<time>
+    seed: int = 100  # seed of networks, sampling and environments
+    size: str = "same"  # size of the networks: smaller, same or larger, as in our scripts
+    total_timesteps: int = 4_000_000  # environment steps in total, rounded up to whole rollouts
+    eval_every: int = 500_000  # steps between evaluations of ten episodes; 0: never
+    episodes: int = 50  # episodes of the final score
+    run_dir: str | None = None  # new folder; default: runs/<env>__sb3_ppo__<seed>__<time>
 
 
 def suite_of(env_id: str) -> str:
-    """Atari's games are known by their ids; all else is MuJoCo's."""
+    """Atari games are known by their ids; anything else is MuJoCo."""
     return "atari" if env_id.endswith("NoFrameskip-v4") else "mujoco"
 
 
@@ -50,14 +50,14 @@ def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent | ppo_teacher_atari
     """SB3's policy, critic and, on MuJoCo, observation statistics as one of our agents."""
     if header["suite"] == "atari":
         shape, actions = model.observation_space.shape, int(envs.action_space.n)
-        with torch.random.fork_rng():  # new weights draw none of the training's random numbers
+        with torch.random.fork_rng():  # new weights must not use the training's random numbers
             agent = ppo_teacher_atari.PixelAgent(shape, actions, header["size"])
         for theirs, ours in sb3.paired_layers("atari", model.policy, agent):
             ours.load_state_dict(theirs.state_dict())
         return agent.eval().requires_grad_(False)
     box, obs_dim = envs.action_space, envs.observation_space.shape[0]
     bounds = torch.tensor(box.low), torch.tensor(box.high)
-    with torch.random.fork_rng():  # new weights draw none of the training's random numbers
+    with torch.random.fork_rng():  # new weights must not use the training's random numbers
         agent = ppo.MujocoAgent(*bounds, obs_dim, header["hidden_sizes"])
     for theirs, ours in sb3.paired_layers("mujoco", model.policy, agent):
         ours.load_state_dict(theirs.state_dict())
@@ -69,22 +69,23 @@ def copy_agent(model, envs, header: dict) -> ppo.MujocoAgent | ppo_teacher_atari
 
 
 def silence_old_gym() -> None:
-    """SB3 imports the old gym, where it is, which prints a banner."""
+    """SB3 imports the old gym if it is installed, and that prints a banner."""
     with suppress(ImportError):
         import gym_notices.notices
 
         gym_notices.notices.notices.clear()
 
 
-def learn_and_score(model, envs, args, settings, script: str) -> dict:
+def learn_and_score(model, envs, args, settings, script: str, teacher=None) -> dict:
     """Train an SB3 model, score it and write its folder; returns what result.json holds.
 
-    `settings` are the `Args` of one of our scripts: whose networks, and how many steps.
+    `settings` are the `Args` of our script with the same networks and rollouts. `teacher` is an
+    agent of ours with its header, which is scored as well.
     """
     from stable_baselines3.common.callbacks import BaseCallback
 
     suite = suite_of(args.env_id)
-    # for evaluate.py an agent of that script, by whomever it was trained
+    # evaluate.py takes it for an agent of this script
     header = {"format": "ppd-agent-2", "suite": suite, "script": f"ppo_teacher_{suite}"}
     header |= {"trained_by": "stable-baselines3" if script == "sb3_ppo" else "sb3_distill"}
     header |= {"env_id": args.env_id, "seed": args.seed, "deterministic": True}
@@ -104,7 +105,7 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
     curve, evaluations, finished = [], [], []
 
     class Log(BaseCallback):
-        """Raw returns of each rollout's episodes, and evaluations now and then."""
+        """Log the raw returns of each rollout's episodes, and evaluate at intervals."""
 
         def _on_step(self) -> bool:
             finished.extend(i["episode"]["r"] for i in self.locals["infos"] if "episode" in i)
@@ -129,10 +130,14 @@ def learn_and_score(model, envs, args, settings, script: str) -> dict:
     score = ppo.evaluate(agent, eval_envs, args.episodes, args.seed)
     if suite == "atari":
         score = ppo_teacher_atari.score_games(args.env_id, score)
+    facts = {"score": score}
+    if teacher:
+        teacher_agent, facts["teacher"] = teacher
+        facts["teacher_score"] = ppo.evaluate(teacher_agent, eval_envs, args.episodes, args.seed)
     short = {name: score[name] for name in score if name not in ("returns", "lengths")}
     content = ppo.pack_agent(agent.state_dict(), header | {"steps": steps, "score": short})
     ppo.write_file(run_dir / "agent.safetensors", content)
-    result = {"script": script, "args": asdict(args), "score": score, "steps": steps}
+    result = {"script": script, "args": asdict(args), "steps": steps} | facts
     result |= {"curve": curve, "evaluations": evaluations, "seconds": seconds}
     packages = ("torch", "numpy", "gymnasium", "mujoco", "ale-py", "stable-baselines3")
     result["versions"] = {name: importlib.metadata.version(name) for name in packages}

@@ -1,7 +1,7 @@
 """Ship a finished teacher: `python -m experiments.score_card RUN [RUN …]`.
 
-Copies each run's agent to teachers/<env>.safetensors and its result to teachers/<env>.json, then
-writes teachers/README.md anew from all of them.
+Copies each run's agent to teachers/<env>.safetensors and its result to teachers/<env>.json. Seeds
+other than 100 go to teachers/seed-<seed>/. Then writes teachers/README.md from all of them.
 """
 
 import importlib
@@ -37,12 +37,23 @@ again, under a newer commit than the one they began with.
 """
 
 
+def env_id_of(result: dict) -> str:
+    """The environment's id without the module that registers it."""
+    return result["args"]["env_id"].split(":")[-1]
+
+
+def target(result: dict) -> str:
+    """Where a teacher lies in teachers/, without a suffix."""
+    seed = result["args"]["seed"]
+    return ("" if seed == 100 else f"seed-{seed}/") + env_id_of(result)
+
+
 def score_text(score: dict, digits: int) -> str:
     return f"{score['mean']:.{digits}f} ± {score['standard_error']:.{digits}f}"
 
 
 def row(result: dict) -> str:
-    args, versions, env_id = result["args"], result["versions"], result["args"]["env_id"]
+    args, versions, env_id = result["args"], result["versions"], env_id_of(result)
     simulators = {"mujoco": ["mujoco"], "atari": ["ale-py"]}
     simulators |= {"procgen": ["procgen", "procgen-mirror"]}  # the former on Python 3.10
     suite = result["script"].removeprefix("ppo_teacher_")
@@ -53,7 +64,7 @@ def row(result: dict) -> str:
     if "score_training" in result:
         score += f"; training levels {score_text(result['score_training'], 2)}"
     cells = [
-        f"[{env_id}]({env_id}.safetensors)",
+        f"[{env_id}]({target(result)}.safetensors)",
         args["seed"],
         f"{result['steps']:,}",
         score,
@@ -66,7 +77,7 @@ def row(result: dict) -> str:
 
 
 def deviations(result: dict) -> dict:
-    """The flags in which a teacher is not the paper's, but for those of the machine."""
+    """The flags in which a teacher differs from the paper's, except those of the machine."""
     args, kind = result["args"], importlib.import_module(result["script"]).Args
     paper = vars(kind(env_id=args["env_id"], seed=args["seed"], size=args["size"]))
     paper = json.loads(json.dumps(paper | {"size": kind().size}))
@@ -75,24 +86,24 @@ def deviations(result: dict) -> dict:
 
 
 def note(result: dict) -> str:
-    """A sentence about a teacher that is not the paper's network."""
+    """A sentence about a teacher whose network is not the paper's."""
     if "size" not in deviations(result):
         return ""
     total = importlib.import_module(result["script"]).Args().total_timesteps
     steps = f"{result['args']['total_timesteps'] / 1e6:.3g} of its {total / 1e6:g} M steps"
-    env_id, size = result["args"]["env_id"], result["args"]["size"]
+    env_id, size = env_id_of(result), result["args"]["size"]
     return f"\n**{env_id}'s teacher is not the paper's: the {size} network (Table 4), {steps}.**\n"
 
 
 def warning(result: dict) -> str:
-    """A sentence about a teacher whose last weights, which the protocol scores, are a bad one."""
+    """A sentence about a teacher whose last policy is much worse than it was before."""
     if len(result["evaluations"]) < 2:
         return ""
     before, after = result["evaluations"][-2][1], result["score"]["mean"]
     if after > 0.7 * before:
         return ""
     steps = f"it scored {before:.1f} after {result['evaluations'][-2][0]:,} steps"
-    return f"\n**{result['args']['env_id']}'s teacher is not at its best: {steps}.**\n"
+    return f"\n**{target(result)}'s teacher is not at its best: {steps}.**\n"
 
 
 def command(result: dict) -> str:
@@ -105,8 +116,9 @@ def command(result: dict) -> str:
 
 
 def readme() -> str:
-    """teachers/README.md, from the results beside the teachers."""
-    results = [json.loads(path.read_text()) for path in sorted(TEACHERS.glob("*.json"))]
+    """The text of teachers/README.md, made from the results next to the teachers."""
+    paths = [*sorted(TEACHERS.glob("*.json")), *sorted(TEACHERS.glob("seed-*/*.json"))]
+    results = [json.loads(path.read_text()) for path in paths]
     text = HEAD + "".join(map(row, results)) + "".join(map(note, results))
     text += "".join(map(warning, results)) + TAIL
     return text + "\nEach was trained by\n\n" + "".join(map(command, results))
@@ -117,11 +129,11 @@ def main() -> None:
         sys.exit("usage: python -m experiments.score_card RUN [RUN …]")
     for run in map(Path, sys.argv[1:]):
         result = json.loads((run / "result.json").read_text())
-        target = TEACHERS / result["args"]["env_id"]
-        shutil.copy(run / "agent.safetensors", f"{target}.safetensors")
-        # where the run lay on its machine is nobody else's business
-        result["args"]["run_dir"] = None
-        Path(f"{target}.json").write_text(json.dumps(result))
+        path = TEACHERS / target(result)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(run / "agent.safetensors", f"{path}.safetensors")
+        result["args"]["run_dir"] = None  # a path of the machine that trained it
+        Path(f"{path}.json").write_text(json.dumps(result))
     (TEACHERS / "README.md").write_text(readme())
 
 

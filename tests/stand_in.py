@@ -1,4 +1,4 @@
-"""What the engine sees of a training script, in small: it counts steps, and saves every fifth."""
+"""A small stand-in for a training script: it counts steps and saves every fifth."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ for flag, kind in {"run-dir": Path, "resume": Path, "distill-lambda": float}.ite
 parser.add_argument("--total-timesteps", type=int)
 args, _ = parser.parse_known_args()
 folder, state = args.resume or args.run_dir, {"step": 0, "total": args.total_timesteps}
-time.sleep(0.2)  # the real ones import for seconds
+time.sleep(0.2)  # the real scripts import for seconds
 try:
     if args.resume is None:
         assert args.distill_lambda >= 0, "--distill-lambda: must be 0 or more"

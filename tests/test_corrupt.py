@@ -1,4 +1,4 @@
-"""Imperfect teachers: noise on every parameter and nothing else, scored, told in the header."""
+"""Corrupted teachers: noise on all parameters and nothing else, with the score in the header."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def teacher(tmp_path):
 
 
 def make(teacher, out, **options):
-    """Corrupt; returns the header as returned and the agent as read back."""
+    """Corrupt a teacher; returns its header and the parameters as read from the file."""
     header = corrupt.corrupt(corrupt.Args(str(teacher), str(out), **options))
     agent, read_back = load("ppd_mujoco").load_mujoco_agent(out)
     assert read_back == header
@@ -39,7 +39,7 @@ def test_corrupted_teacher(teacher, tmp_path):
     noise = torch.cat([(after[name] - before[name]).flatten() for name in parameters])
     assert (noise != 0).all()
     assert abs(noise.std() - 0.3) < 0.05 and abs(noise.mean()) < 0.08
-    # The same seed makes the same teacher, another one another.
+    # The same seed makes the same teacher, another seed another one.
     _, again = make(teacher, tmp_path / "b.safetensors", sigma=0.3, seed=7)
     _, other = make(teacher, tmp_path / "c.safetensors", sigma=0.3, seed=8)
     assert all(torch.equal(again[name], after[name]) for name in after)
@@ -47,7 +47,7 @@ def test_corrupted_teacher(teacher, tmp_path):
 
 
 def test_a_quieter_teacher(teacher, tmp_path):
-    """Its actions have less noise; its deterministic policy is the same."""
+    """Its actions have less noise; its deterministic policy does not change."""
     agent, _ = load("ppd_mujoco").load_mujoco_agent(teacher)
     header, after = make(teacher, tmp_path / "quiet.safetensors", log_std_shift=-2.0)
     before = agent.state_dict()
@@ -72,8 +72,8 @@ REFUSED = [
     ({"episodes": 0}, "at least 1"),
     ({"teacher": "corrupted"}, "corrupted already"),
     ({"teacher": "unfinished"}, "no score yet"),
-    ({"out": "."}, "a folder; name a file in it"),
-    ({"out": "/dev/null/x.safetensors"}, "name another file"),
+    ({"out": "."}, "a folder; give a file in it"),
+    ({"out": "/dev/null/x.safetensors"}, "give another file"),
 ]
 
 

@@ -1,9 +1,10 @@
-"""The engine on this machine: interrupted in every way, each run is trained once and whole."""
+"""The engine on this machine: however it is interrupted, each run is trained once, to its end."""
 
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from filelock import FileLock
 from safetensors.numpy import save_file
 
 from experiments.job import Job, is_finished, is_training
+from experiments.run import find_agent
+from experiments.studies import STUDIES, Run, narrow, teacher_run
 
 ROOT = Path(__file__).parents[1]
 TINY = [sys.executable, str(ROOT / "tests" / "tiny_study.py")]
@@ -26,7 +29,7 @@ RUN = "runs/{}/Hopper-v4__ppd__smaller__distill-lambda-{}__total-timesteps-{}__1
 
 @pytest.fixture
 def folder(tmp_path):
-    """It has a shipped teacher of Hopper, seed 100, and no runs."""
+    """A folder with a shipped teacher of Hopper, seed 100, and no runs."""
     (tmp_path / "teachers").mkdir()
     teacher = tmp_path / "teachers" / "Hopper-v4.safetensors"
     save_file({"weights": np.zeros(1)}, teacher, metadata={"header": '{"seed": 100}'})
@@ -34,10 +37,10 @@ def folder(tmp_path):
 
 
 def start(folder, *arguments, **environment):
-    """The engine, in a process group of its own so that it alone gets a signal."""
+    """Start the engine in its own process group, so that only it gets a signal."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     pipes |= {"cwd": folder, "env": ENVIRONMENT | environment, "start_new_session": True}
-    # Tests that run in a shell's background ignore Ctrl-C, and so would what they start.
+    # Tests in the background of a shell ignore Ctrl-C, and their children would, too.
     hear_ctrl_c = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([*TINY, *arguments], preexec_fn=hear_ctrl_c, **pipes)
 
@@ -67,7 +70,7 @@ def steps(run):
 
 
 def assert_trained(run, times, total):
-    """Whole, by so many processes one after another, each from where the last had saved."""
+    """Trained to its end by `times` processes, each from where the one before had saved."""
     assert is_finished(run) and not is_training(run)
     parts = [[*part] for _, part in itertools.groupby(steps(run), key=lambda pair: pair[0])]
     assert len(parts) == times == len({part[0][0] for part in parts})
@@ -90,10 +93,11 @@ def test_interrupted_in_every_way(folder):
     for number in (signal.SIGINT, signal.SIGTERM):
         engine = start_and_see_it_train()
         engine.send_signal(number)
-        assert "go on with: python -m experiments.run tiny" in finish(engine, 130)
+        assert "continue with: python -m experiments.run tiny" in finish(engine, 130)
         assert not is_training(first) and not is_finished(first)
 
-    # Killed with its training, then without; another run killed early; two engines then meet.
+    # The engine is killed with its training, then without; another run is killed early; then two
+    # engines run at the same time.
     engine = start_and_see_it_train()
     engine.kill()
     finish(engine, -signal.SIGKILL)
@@ -111,22 +115,22 @@ def test_interrupted_in_every_way(folder):
     assert_trained(second, 1, 300)
     assert "cores" in first.with_name(f"{first.name}.hardware.json").read_text()
 
-    before = log_of(first)  # what is finished is left alone
+    before = log_of(first)  # a finished run is not touched
     finish(start(folder, "tiny"), 1)
     assert log_of(first) == before
 
 
 DAMAGES = [
-    ({"result.json": ""}, 1, "result.json is not whole"),
-    ({"result.json": '{"score": {"me', "training_state.pt": "ok"}, 11, "not whole"),
-    ({"result.json": "[]", "training_state.pt": "ok"}, 11, "not whole"),
-    ({"training_state.pt": "{"}, 1, "damaged; the run starts anew"),
+    ({"result.json": ""}, 1, "result.json is not complete"),
+    ({"result.json": '{"score": {"me', "training_state.pt": "ok"}, 11, "not complete"),
+    ({"result.json": "[]", "training_state.pt": "ok"}, 11, "not complete"),
+    ({"training_state.pt": "{"}, 1, "damaged; the run starts from the beginning"),
     ({"events": "killed before its first checkpoint"}, 1, "--run-dir"),
 ]
 
 
 @pytest.mark.parametrize(("files", "first_step", "words"), DAMAGES)
-def test_damaged_runs_are_mended(folder, files, first_step, words):
+def test_damaged_runs_are_repaired(folder, files, first_step, words):
     run = folder / RUN.format("brief", 1, 20)
     run.mkdir(parents=True)
     for name, text in files.items():
@@ -137,7 +141,7 @@ def test_damaged_runs_are_mended(folder, files, first_step, words):
 
 
 def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
-    """Nor moved where its checkpoint is another by now, or another process trains it."""
+    """It is not moved if its checkpoint has changed, or if another process trains it."""
     job = Job(tmp_path / "run", [], [])
 
     def damage():
@@ -154,8 +158,25 @@ def test_a_damaged_run_is_kept_beside_an_older_one(tmp_path):
     assert job.run_dir.exists() and not (tmp_path / "run.damaged3").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "finished"),
+    [
+        ('{"score": {"mean": 1.0}}', True),
+        ('{"scores": {"Ant-v4": {"mean": 1.0}}}', True),
+        ('{"scores": {}}', False),
+        ('{"steps": 7}', False),
+        ('["score"]', False),
+        ('{"score": {"mea', False),
+    ],
+)
+def test_a_run_is_finished_when_it_has_its_scores(tmp_path, text, finished):
+    """One score, or one for each of several tasks."""
+    (tmp_path / "result.json").write_text(text)
+    assert is_finished(tmp_path) == finished
+
+
 def test_slurm_can_requeue_a_job(tmp_path):
-    """Where its time is up, submitit asks for what to submit again: the job itself."""
+    """When its time is up, submitit asks the job what to submit again: the job itself."""
     job = Job(tmp_path / "run", [], [])
     again = job.checkpoint()
     assert again.function is job and not again.args and not again.kwargs
@@ -186,7 +207,7 @@ def test_each_worker_has_its_gpu_and_cores(folder, flags, variable, gpus):
     assert {result["MALLOC_MMAP_MAX_"] for result in results} == {"0"}
 
 
-def test_a_run_in_other_hands_is_left_alone(tmp_path):
+def test_a_run_that_another_process_trains_is_not_touched(tmp_path):
     job = Job(tmp_path / "run", ["nowhere.py"], [])
     job.run_dir.mkdir()
     with FileLock(job.run_dir / "lock"), ThreadPoolExecutor() as pool:
@@ -217,10 +238,24 @@ WRONG_INPUTS = [
         "--seed 100 && python -m experiments.run pixels --method teacher "
         "--env-id coinrun CrazyClimberNoFrameskip-v4 --seed 100`",
     ),
-    (["nothing"], "study nothing: none of teachers, sizes"),
+    (
+        ["zoo", "--env-id", "Walker2d-v4", "--seed", "100"],
+        "3 runs have no teacher yet; import it, next to a clone of DLR-RM/rl-trained-agents, with "
+        "`python convert.py import rl-trained-agents/trpo/Walker2d-v3_1/Walker2d-v3.zip "
+        "--vecnormalize rl-trained-agents/trpo/Walker2d-v3_1/Walker2d-v3/vecnormalize.pkl "
+        "--env-id Walker2d-v4 --out runs/zoo/Walker2d-v4.safetensors`",
+    ),
+    (  # a teacher for one task, and none for the other
+        ["multi", "--variant", "paper", "--seed", "100"],
+        "1 runs have no teacher yet; train it with `python -m experiments.run teachers --method "
+        "teacher --env-id HalfCheetah-v4 --seed 100 && python -m experiments.run multi --method "
+        "teacher --env-id HalfCheetahBackward-v4 --seed 100`",
+    ),
+    (["nothing"], "study nothing: unknown; give one of teachers, sizes"),
     (["sizes", "--method", "sd"], "which has teacher-distill, student-distill, ppd"),
     (["sizes", "--env-id", "Hopper"], "which has Atlantis"),
-    (["sizes", "--suite", "atari", "--env-id", "Ant-v4"], "fits all these choices"),
+    (["fade", "--variant", "slow"], "which has fade, fade-early, floor"),
+    (["sizes", "--suite", "atari", "--env-id", "Ant-v4"], "matches all these choices"),
     (["tiny", "--cores", "0"], "must be above 0"),
     (["tiny", "--cluster", "slurm", "--sbatch", "main"], "give NAME=VALUE"),
 ]
@@ -233,6 +268,36 @@ def test_wrong_input_is_one_line_and_status_2(folder, arguments, words):
     done = subprocess.run([*TINY, *arguments], cwd=folder, env=environment, capture_output=True)
     assert done.returncode == 2 and not done.stdout
     assert len(done.stderr.splitlines()) == 1 and words in done.stderr.decode()
+
+
+def test_a_shipped_teacher_is_found_by_the_seed_in_its_header(folder, monkeypatch):
+    """Not by its folder's name: of two files, each is the teacher of its own seed."""
+    monkeypatch.chdir(folder)
+    assert find_agent(teacher_run("Hopper-v4", 200)) is None
+    for name, seed in [("seed-200", 200), ("seed-best", 400)]:
+        path = folder / "teachers" / name / "Hopper-v4.safetensors"
+        path.parent.mkdir()
+        header = {"header": json.dumps({"seed": seed})}
+        save_file({"weights": np.zeros(1)}, path, metadata=header)
+    found = [find_agent(teacher_run("Hopper-v4", seed)) for seed in (100, 200, 300, 400)]
+    names = ["", "seed-200/", None, "seed-best/"]
+    assert found == [n if n is None else Path(f"teachers/{n}Hopper-v4.safetensors") for n in names]
+    assert find_agent(Run("teachers", "Hopper-v4", "teacher", 200, "smaller")) is None
+    assert find_agent(Run("sizes", "Hopper-v4", "ppd", 200)) is None  # a student is not shipped
+
+
+def test_a_student_that_is_trained_further_must_be_there_first(folder):
+    """The engine says which command trains it."""
+    shutil.copy(folder / "teachers/Hopper-v4.safetensors", folder / "teachers/Ant-v4.safetensors")
+    arguments = ["fade", "--variant", "init", "init-warmup", "--env-id", "Ant-v4"]
+    remedy = "`python -m experiments.run fade --method student-distill --env-id Ant-v4 --seed 100`"
+    output = finish(start(folder, *arguments), 2)
+    assert f"2 runs have no teacher yet; train it with {remedy}" in output
+    for run in narrow(STUDIES["fade"](), env_id=["Ant-v4"], method=["student-distill"]):
+        (folder / run.run_dir).mkdir(parents=True)
+        (folder / run.run_dir / "result.json").write_text('{"score": {"mean": 1}}')
+    shutil.rmtree(folder / "teachers")
+    assert "teachers --method teacher" in finish(start(folder, *arguments), 2)
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])

@@ -206,6 +206,11 @@ def test_the_table_of_the_ratios_gradient_is_the_reports():
         assert {str(len(r[2].split(","))) for r in made if r[:2] == [student, FORMS[1]]} == {seeds}
 
 
+def test_the_table_of_other_peoples_teachers_is_the_reports():
+    (made,) = tables(RESULTS / "zoo.md").values()
+    assert tables(ROOT / "docs/ratio_gradient.md")[made[0]] == made
+
+
 def test_the_table_of_lstm_students_is_the_reports():
     made = {(r[0], r[1]): r[4] for r in rows(RESULTS / "partial.md", "environment")}
     page = ROOT / "docs/ppd_lstm.md"

@@ -1,6 +1,7 @@
 """Twelve runs on a real Slurm: killed, preempted, out of time, requeued, the controller restarted.
 
-The Slurm is one of its own in a temporary folder, munge's key and socket too. It needs root.
+The test starts its own Slurm in a temporary folder, with its own munge key and socket. It needs
+root.
 """
 
 import os
@@ -44,7 +45,7 @@ folder = local.folder
 
 @pytest.fixture
 def slurm():
-    """Starts a daemon of a Slurm, and returns its process; and the environment to find it in."""
+    """A function that starts a Slurm daemon, the controller's process, and the environment."""
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons need root")
     if not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
@@ -52,7 +53,7 @@ def slurm():
         if subprocess.run(install, shell=True, capture_output=True).returncode != 0:
             pytest.skip(f"no Slurm here, and no `{install}`")
     with tempfile.TemporaryDirectory() as name, socket.socket() as one, socket.socket() as two:
-        folder, host = Path(name), socket.gethostname().split(".")[0]  # sockets want short paths
+        folder, host = Path(name), socket.gethostname().split(".")[0]  # sockets need short paths
         for probe in (one, two):
             probe.bind(("127.0.0.1", 0))
         ports = [probe.getsockname()[1] for probe in (one, two)]
@@ -92,7 +93,7 @@ def test_twelve_runs_each_once(slurm, folder):
         return done.stdout
 
     def next_job():
-        """Slurm's number of a run that is in its first half and not in `used`, where it is now."""
+        """The Slurm job of a run in its first half that is not in `used`, to which it is added."""
         new = [run for run in runs.glob("*__100") if run not in used and 10 < len(steps(run)) < 400]
         used.extend(new[:1])
         return new and new[0].with_name(f"{new[0].name}.slurm").read_text()
@@ -100,14 +101,14 @@ def test_twelve_runs_each_once(slurm, folder):
     engine = subprocess.Popen(study, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
     call("scancel", "--signal=KILL", wait_for(next_job))
     call("timeout", "3", "scancel", "--signal=USR2", wait_for(next_job))  # its time is up
-    wait_for(next_job)  # to be preempted, by what needs both cores
+    wait_for(next_job)  # the next command preempts it: it needs both cores
     call("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
     wait_for(lambda: not is_training(used[-1]))
     call("scontrol", "requeue", wait_for(next_job))
     controller.terminate()
-    time.sleep(8)  # long enough for the engine to ask in vain
+    time.sleep(8)  # long enough that the engine gets no answer
     start_daemon("slurmctld")
-    while engine.poll() is None:  # Slurm holds a requeued job back for two minutes: not here
+    while engine.poll() is None:  # without this a requeued job waits for two minutes
         for job in call("squeue", "--noheader", "--array", "--format=%i").split():
             call("scontrol", "update", f"jobid={job}", "StartTime=now")
         time.sleep(1)
@@ -117,6 +118,6 @@ def test_twelve_runs_each_once(slurm, folder):
     assert second.returncode == 0 and "all 12 runs are finished" in second.stdout
     counts = {run: len({process for process, _ in steps(run)}) for run in runs.glob("*__100")}
     assert len(counts) == 12 and all(counts[run] == 2 for run in used)
-    assert sum(counts.values()) <= 12 + 4 + 1  # what shared the node was preempted as well
+    assert sum(counts.values()) <= 12 + 4 + 1  # other jobs of the node are preempted, too
     for run, count in counts.items():
         local.assert_trained(run, count, 800)

@@ -1,4 +1,4 @@
-"""The statistics, against sums done by hand and a bootstrap written out here."""
+"""The statistics, compared with calculations by hand and with a bootstrap written here."""
 
 import math
 
@@ -18,11 +18,11 @@ def aggregate(**fractions):
 
 
 def test_aggregates_by_hand():
-    # Eight values: the lowest two and the highest two go, exp(mean(log)) of 2, 2, 4, 4 is left.
+    # Of eight values the lowest two and the highest two are left out: exp(mean(log)) of 2, 2, 4, 4.
     found = aggregate(a=[0.5, 2, 4, 100], b=[1, 2, np.nan, 4, 50])
     assert found.mean == pytest.approx(math.sqrt(8)) and (found.runs, found.floored) == (8, 0)
-    # One seed has no interval, no run has no number, fractions at or below the floor are counted.
-    assert aggregate(a=[0.5, 0.7], b=[2]).interval is None  # nor has all, where one has none
+    # One seed gives no interval and no run no number; fractions up to the floor are counted.
+    assert aggregate(a=[0.5, 0.7], b=[2]).interval is None  # one environment without is enough
     assert aggregate(a=[0.5], b=[2]) == stats.Aggregate(pytest.approx(1), None, 2, 0)
     assert aggregate(a=[np.nan]) is None
     assert aggregate(a=[-3], b=[0.01], c=[0.001]) == stats.Aggregate(
@@ -37,14 +37,14 @@ def test_interval_is_a_bootstrap_stratified_by_environment():
     for _ in range(10_000):
         drawn = [random.choice(values, len(values)) for values in fractions.values()]
         logs = np.sort(np.log(np.concatenate(drawn)))
-        means.append(math.exp(logs[5:15].mean()))  # twenty values, a quarter off at either end
+        means.append(math.exp(logs[5:15].mean()))  # twenty values, without a quarter at each end
     found = aggregate(**fractions)
     assert found.interval == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.015)
     np.random.seed(5)
     expected = np.random.rand()
     np.random.seed(5)
-    assert aggregate(**fractions) == found and np.random.rand() == expected  # left alone
-    # Three values: a draw is of one of them alone in 1 of 27, at either end.
+    assert aggregate(**fractions) == found and np.random.rand() == expected  # its state is kept
+    # Of three values, 1 draw of 27 has only the lowest, and 1 only the highest.
     assert stats.mean_with_interval([1.0, 2.0, 6.0]) == (3, 1, 6)
 
 
@@ -77,7 +77,7 @@ def test_curve_band():
 
 @pytest.mark.parametrize("env_id", ATARI)
 def test_scores_are_normalised_as_the_scripts_do(env_id):
-    """The table of random play and humans stands in both."""
+    """Both have the table of random play and humans."""
     for mean in (123.0, 4567.0):
         score = {"mean": mean, "returns": [mean], "lengths": [1]}
         expected = load("ppd_atari").score_games(env_id, score)["human_normalized"]

@@ -1,4 +1,4 @@
-"""The studies are the paper's: as many runs, of the right kinds, each in a folder of its own."""
+"""The studies have the planned runs, and each run has its own folder and a command that parses."""
 
 import subprocess
 import sys
@@ -9,36 +9,132 @@ from threading import Event
 import pytest
 from helpers import Process
 
+from experiments import report, studies
 from experiments.run import Args, make_job, run_locally
 from experiments.studies import METHODS, STUDIES, all_runs, narrow, partial_method
 
 ROOT = Path(__file__).parents[1]
-COUNTS = {"teachers": 100, "sizes": 855, "imperfect": 120, "lambda": 80, "ppo-baseline": 40}
-COUNTS |= {
-    "imperfect-mujoco": 60,
-    "lambda-mujoco": 50,
-    "sb3-ppo": 10,
-    "gradient": 100,
-    "pixels": 19,
-}
-COUNTS |= {"partial": 30}
+COUNTS = {"teachers": 100, "sizes": 855 + 36, "imperfect": 120, "lambda": 80, "ppo-baseline": 40}
+COUNTS |= {"imperfect-mujoco": 60, "lambda-mujoco": 50, "sb3-ppo": 10, "gradient": 100}
+COUNTS |= {"pixels": 19, "partial": 30, "zoo": 27, "authors": 12, "fade": 96, "multi": 37}
+ANT = {"env_id": ["Ant-v4"], "method": ["ppd"]}
 
 
 def test_number_of_runs_and_folders():
     assert {study: len(make_runs()) for study, make_runs in STUDIES.items()} == COUNTS
-    runs = all_runs()
-    assert all(run.study == study for study in STUDIES for run in STUDIES[study]())
-    assert len({r.run_dir for r in runs}) == len({(*r.key.values(),) for r in runs}) == len(runs)
+    own = [run for study, run in all_runs() if run.study == study]
+    assert {run.run_dir for _, run in all_runs()} == {run.run_dir for run in own}
+    keys = [(*key.values(),) for run in own for key in run.keys]
+    assert len({run.run_dir for run in own}) == len(own) and len({*keys}) == len(keys)
     corner = narrow(STUDIES["sizes"](), suite=["mujoco"], seed=[100], method=["ppd"])
-    assert len(corner) == 4 * 3  # environments × sizes
+    assert len(corner) == 4 * 3 * 2  # environments, sizes, forms of PPD
+
+
+def test_runs_that_two_studies_need_are_trained_once():
+    shared = {(study, run.study) for study, run in all_runs() if run.study != study}
+    assert shared == {("sizes", "gradient"), ("fade", "gradient"), ("fade", "pixels")}
+    of_sizes = [run for run in STUDIES["sizes"]() if run.study == "gradient"]
+    assert {(run.env_id, run.size) for run in of_sizes} == {
+        *((env_id, "smaller") for env_id in studies.MUJOCO),
+        *((env_id, "larger") for env_id in ("Ant-v4", "Humanoid-v4")),
+    }
+    for run in of_sizes:  # only where the student's own teacher is the one of that study
+        (origin,) = run.origins
+        assert (run.seed, origin.seed, run.imperfections) == (100, 100, [])
+        assert "no-ratio-gradient" in run.options
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_command_parses(study):
+    """The scripts have all flags of all runs, and take what the runs give."""
+    for run in STUDIES[study]():
+        planned = report.planned_args(run)
+        assert planned["seed"] == run.seed and planned.get("student_size", run.size) == run.size
+        for name, value in run.options.items():
+            if value is not None:
+                found = planned[name.replace("-", "_")]
+                assert found == (list(value) if isinstance(value, tuple) else value), name
+
+
+def test_fade_varies_one_thing_at_a_time():
+    runs = STUDIES["fade"]()
+    early = {"distill-lambda-final": 0, "distill-lambda-steps": 800_000}
+    own = {"num-steps": 512, "gamma": 0.995}
+    ant = narrow(runs, **ANT, sigma=[0.0175])
+    quiet = {"no-ratio-gradient": None}
+    for variant, options, seeds in [
+        ("", quiet, 3),
+        ("fade", quiet | {"distill-lambda-final": 0}, 3),
+        ("fade-early", quiet | early | own, 3),
+        ("floor", quiet | early | own | {"distill-lambda-final": 0.1}, 3),
+        ("ppo", {"distill-lambda": 0}, 3),
+        ("ppo-own-settings", {"distill-lambda": 0} | own, 3),
+        ("fade-early-64-0.999", quiet | early | {"num-steps": 64, "gamma": 0.999}, 1),
+        ("fade-early-64-0.995", quiet | early | {"num-steps": 64, "gamma": 0.995}, 1),
+        ("fade-early-512-0.999", quiet | early | {"num-steps": 512, "gamma": 0.999}, 1),
+        ("init", {"distill-lambda": 0, "total-timesteps": 1_600_000} | own, 1),
+    ]:
+        found = narrow(ant, variant=[variant])
+        assert [run.seed for run in found] == [100, 200, 300][:seeds], variant
+        assert all(run.options == options and run.size == "larger" for run in found), variant
+    (hopper,) = narrow(runs, env_id=["Hopper-v4"], variant=["floor"], seed=[100])
+    teacher = report.planned_args(hopper.origins[0])
+    assert {
+        name: teacher[name.replace("-", "_")] for name in ("num-steps", "gamma", "ent-coef")
+    } == {name: hopper.options[name] for name in ("num-steps", "gamma", "ent-coef")}
+    assert {run.origins[0].seed for run in runs} == {100}
+    sound = narrow(runs, sigma=[0.0], suite=["mujoco"])
+    assert sorted((run.env_id, run.seed) for run in sound) == [
+        (env_id, seed) for env_id in ("Ant-v4", "HalfCheetah-v4") for seed in (100, 200, 300)
+    ]
+
+
+def test_a_distilled_student_is_trained_further_by_reward():
+    choices = {"env_id": ["Ant-v4"], "seed": [100]}
+    (student,) = narrow(STUDIES["fade"](), **choices, method=["student-distill"])
+    for variant, warmup in [("init", ""), ("init-warmup", "--critic-warmup 100000 ")]:
+        (run,) = narrow(STUDIES["fade"](), **choices, variant=[variant])
+        command = " ".join(run.flags())
+        assert f"{warmup}--init {student.run_dir}/agent.safetensors --run-dir" in command
+        assert run.run_dir.name.endswith("__from-student-distill__100")
+
+
+def test_multi_has_a_teacher_for_each_task():
+    runs = STUDIES["multi"]()
+    students = narrow(runs, method=["ppd-multi"])
+    pair = "HalfCheetah-v4--HalfCheetahBackward-v4"
+    ants = "Ant-v4--AntLeft-v4--AntBackward-v4--AntRight-v4"
+    found = {(run.env_id, run.size, run.variant) for run in students}
+    cheetahs = ["ppd", "distill", "ppo", "reverse", "reverse-unweighted", "paper"]
+    expected = {(pair, "smaller", variant) for variant in cheetahs}
+    expected |= {(pair, "larger", variant) for variant in ("ppd", "distill")}
+    expected |= {(ants, "smaller", variant) for variant in ("ppd", "distill", "ppo")}
+    assert found == expected and len(students) == 3 * len(found)
+    (run,) = narrow(students, seed=[200], variant=["reverse-unweighted"])
+    ids = "HalfCheetah-v4 experiments.tasks:HalfCheetahBackward-v4"
+    teachers = [f"runs/{path}/agent.safetensors" for path in (
+        "teachers/HalfCheetah-v4__teacher__same__100",
+        "multi/HalfCheetahBackward-v4__teacher__same__100",
+    )]  # fmt: skip
+    assert " ".join([*run.script, *run.flags()]) == (
+        f"ppd_mujoco_multi.py --env-ids {ids} --seed 200 --student-size smaller "
+        f"--teachers {' '.join(teachers)} --total-timesteps 1000000 --kl reverse --weights 1 1 "
+        f"--run-dir runs/multi/{pair}__ppd-multi__smaller__total-timesteps-1000000__kl-reverse"
+        "__weights-1-1__200"
+    )
+    assert [key["env_id"] for key in run.keys] == ids.replace("experiments.tasks:", "").split()
+    steps = {run.env_id: run.steps for run in runs if run.method == "teacher"}
+    headings = dict.fromkeys(["AntLeft-v4", "AntBackward-v4", "AntRight-v4"], 5_000_000)
+    assert steps == {"HalfCheetahBackward-v4": 10_000_000} | headings
 
 
 def test_students_learn_from_the_teacher_of_their_seed_or_of_seed_100():
-    choices = {"env_id": ["Ant-v4"], "seed": [300], "method": ["ppd"]}
-    ant = {study: narrow(STUDIES[study](), **choices) for study in STUDIES}
+    ant = {study: narrow(STUDIES[study](), **ANT, seed=[300]) for study in STUDIES}
+    of_sizes, recommended = narrow(ant["sizes"], size=["smaller"])
     paper, detached = narrow(ant["gradient"], log_std_shift=[0.0], size=["smaller"])
     for run, seed, flag in [
-        (narrow(ant["sizes"], size=["smaller"])[0], 300, ""),
+        (of_sizes, 300, ""),
+        (recommended, 300, "no-ratio-gradient"),
         (paper, 100, ""),
         (detached, 100, "no-ratio-gradient"),
     ]:
@@ -52,7 +148,7 @@ def test_students_learn_from_the_teacher_of_their_seed_or_of_seed_100():
     assert quiet.run_dir.name == "Ant-v4__ppd__smaller__log-std-2__300"
     made = "runs/corrupted/Ant-v4__log-std-2__100.safetensors"
     assert " ".join(quiet.corruption) == f"--log-std-shift -2 --seed 100 --out {made}"
-    noisy = narrow(ant["gradient"], sigma=[0.0175])[0].teacher
+    (noisy,) = narrow(ant["gradient"], sigma=[0.0175])[0].teachers
     assert noisy.name == "Ant-v4__sigma-0.0175__100.safetensors"
 
 
@@ -94,14 +190,14 @@ def test_pixels_and_gradient_share_the_teacher_that_two_cores_trained():
         own, *students = narrow(STUDIES["pixels"](), suite=[suite])
         sound = narrow(students, sigma=[0.0])
         assert own.method == "teacher" and {s.method for s in students if s.sigma} == {*METHODS}
-        found = [s.key["distill_lambda"] for s in narrow(sound, method=["ppd"])]
+        found = [s.keys[0]["distill_lambda"] for s in narrow(sound, method=["ppd"])]
         assert sorted(found) == weights
         both = narrow(STUDIES["gradient"](), suite=[suite])
-        assert sorted((r.seed, r.key["ratio_gradient"]) for r in both) == [
+        assert sorted((r.seed, r.keys[0]["ratio_gradient"]) for r in both) == [
             (seed, form) for seed in (100, 200, 300) for form in (False, True)
         ]
         for run in [*sound, *both]:
-            assert run.teacher == own.run_dir / "agent.safetensors"
+            assert run.teachers == [own.run_dir / "agent.safetensors"]
 
 
 def test_imperfect_prints_the_commands_that_make_its_teachers(tmp_path):
@@ -139,7 +235,7 @@ def test_an_imperfect_teacher_is_scored_where_its_students_train():
 
 
 class Waiting:
-    """Stands for a job: it is not over before its test is."""
+    """Takes the place of a job: it lasts until its test ends."""
 
     def __init__(self, run_dir, over: Event):
         self.run_dir, self.over = run_dir, over
@@ -153,7 +249,7 @@ class Waiting:
     [
         ("pixels", {"device": "cuda"}, 8),
         ("pixels", {"device": "cuda", "workers": 3}, 3),
-        ("pixels", {}, 8),  # frames are computed on a GPU where there is one
+        ("pixels", {}, 8),  # Atari and Procgen use a GPU if there is one
         ("pixels", {"device": "cpu"}, 16),
         ("gradient", {"suite": ("mujoco",), "cores": 8}, 2),
         ("lambda-mujoco", {}, 16),
@@ -161,7 +257,7 @@ class Waiting:
     ],
 )
 def test_a_gpu_is_not_given_a_run_for_each_core(study, flags, at_once, monkeypatch, tmp_path):
-    """Two GPUs and 16 cores: four runs each, unless a user knows better."""
+    """With two GPUs and 16 cores, four runs for each GPU; --workers overrides it."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("experiments.run.ask_nvidia", lambda column: ["0", "1"])
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(16))
@@ -173,7 +269,7 @@ def test_a_gpu_is_not_given_a_run_for_each_core(study, flags, at_once, monkeypat
 
 
 def test_a_list_of_commands_may_be_read_in_part():
-    """As `| head` does; a list that fits no pipe."""
+    """As `| head` does, with a list that is longer than a pipe's buffer."""
     command = [sys.executable, "-m", "experiments.run", "sizes", "--dry-run"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with Process(command, cwd=ROOT, **pipes) as process:

@@ -9,7 +9,7 @@ from evaluate import read_header
 from experiments.score_card import TEACHERS, readme
 from ppd_mujoco import MujocoVectorEnv, evaluate, load_mujoco_agent
 
-SHIPPED = sorted(TEACHERS.glob("*.safetensors"))
+SHIPPED = sorted(TEACHERS.glob("**/*.safetensors"))
 
 
 def test_there_are_teachers_and_the_card_is_current():
@@ -20,9 +20,10 @@ def test_there_are_teachers_and_the_card_is_current():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_header_and_result_agree(path):
     header, result = read_header(path), json.loads(path.with_suffix(".json").read_text())
-    assert header["env_id"] == result["args"]["env_id"] == path.stem
+    assert header["env_id"] == result["args"]["env_id"].split(":")[-1] == path.stem
     assert header["score"].items() <= result["score"].items() and header["steps"] == result["steps"]
     assert header["seed"] == result["args"]["seed"]
+    assert path.parent.name == ("teachers" if header["seed"] == 100 else f"seed-{header['seed']}")
     assert result["git_commit"] and "dirty" not in result["git_commit"]
     script = importlib.import_module(header["script"])
     getattr(script, f"load_{header['suite']}_agent")(path)

@@ -1,6 +1,7 @@
 """`python tests/tiny_study.py STUDY …` is `python -m experiments.run` with studies for the tests.
 
-They run `tests/stand_in.py`: `tiny` and `brief` three times, once in vain; `twelve` twelve times.
+They run `tests/stand_in.py`: `tiny` and `brief` three times, of which one fails; `twelve` twelve
+times. `orphan` has no teacher.
 """
 
 from pathlib import Path
