@@ -8,14 +8,15 @@ A score is the mean return of whole episodes, with raw rewards; each environment
 number of them. Actions are deterministic on MuJoCo and Atari, and sampled on Procgen (Appendix
 A.3). An Atari episode is a whole game with all its lives. Procgen is played on unseen levels unless
 --levels says otherwise. With the run's own seed and number of episodes, the final score of that run
-is repeated number for number, on the same CPU with the same software and threads.
+is repeated number for number, on the same CPU with the same software and threads. A student of
+several tasks (ppd_mujoco_multi.py) is scored in each.
 """
 
 import importlib
 import json
 import os
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -71,12 +72,28 @@ def read_header(path: str | Path) -> dict:
     return header
 
 
-def load(path: str | Path):
-    """The script that wrote a checkpoint, the agent and its header. Raises UserError."""
+def agent_file(path: str | Path) -> Path:
+    """The file of an agent, which can also be given as the folder of its run."""
     path = Path(path)
-    path = path / "agent.safetensors" if path.is_dir() else path
+    return path / "agent.safetensors" if path.is_dir() else path
+
+
+def load(path: str | Path, task: str | None = None):
+    """The script that wrote a checkpoint, the agent and its header. Raises UserError.
+
+    `task` is needed for a student of several tasks: the name of the one that is meant.
+    """
+    path = agent_file(path)
     header = read_header(path)
     script = importlib.import_module(header["script"])
+    if "tasks" in header:
+        student, header = script.load_multi_agent(path)
+        if task is None and len(header["tasks"]) > 1:
+            advice = f"give the file of a task, such as {header['tasks'][0]}.safetensors"
+            raise UserError(f"{path}: is a student of several tasks; {advice}")
+        number = 0 if task is None else header["tasks"].index(task)
+        header["env_id"] = header["tasks"][number]
+        return script, script.students_of(student)[number], header
     kind = "partial" if "memory" in header else header["suite"]
     load_agent = getattr(script, f"load_{kind}_agent", None)
     if load_agent is None:
@@ -239,10 +256,22 @@ def film_procgen(script, agent, header: dict, seed: int, levels: str):
 
 
 # ------------------------------------------------------------------------------- Main
-def load_to_play(path: str | Path, args: Args):
+def tasks_to_play(path: str | Path, env_id: str | None) -> list[str | None]:
+    """The tasks of a student of several, or [None]. Raises UserError if it has no task `env_id`."""
+    tasks = read_header(agent_file(path)).get("tasks", [None])
+    if len(tasks) == 1 or env_id is None:
+        return tasks
+    if env_id.split(":")[-1] not in tasks:
+        raise UserError(f"--env-id {env_id}: {path} learned {', '.join(tasks)}; give one of these")
+    return [env_id.split(":")[-1]]
+
+
+def load_to_play(path: str | Path, args: Args, task: str | None = None):
     """As `load`, with the header changed by the flags. Raises UserError."""
-    script, agent, header = load(path)
+    script, agent, header = load(path, task)
     agent.to(args.device)
+    with suppress(ImportError):  # a copy of this file alone has no folder experiments
+        importlib.import_module("experiments.tasks")  # registers the tasks of our own teachers
     if header["suite"] == "mujoco" and args.env_id is None:
         env_id = header["env_id"]  # without the module that registers it: a file must not import
         if env_id not in gym.registry:
@@ -255,9 +284,9 @@ def load_to_play(path: str | Path, args: Args):
     return script, agent, header
 
 
-def film_checkpoint(path: str, args: Args) -> Path:
+def film_checkpoint(path: str, args: Args, task: str | None = None) -> Path:
     """Film one episode; returns the file. Raises UserError."""
-    script, agent, header = load_to_play(path, args)
+    script, agent, header = load_to_play(path, args, task)
     # <folder>__<file>__<environment>.mp4, so that films of several runs have several names
     parts = Path(path).resolve().with_suffix("").parts[-2:]
     parts += (header["env_id"].split(":")[-1].replace("/", "-"),)
@@ -268,9 +297,9 @@ def film_checkpoint(path: str, args: Args) -> Path:
     return video
 
 
-def score_checkpoint(path: str, args: Args) -> list[str]:
+def score_checkpoint(path: str, args: Args, task: str | None = None) -> list[str]:
     """Play a checkpoint's episodes; returns its row of the table. Raises UserError."""
-    script, agent, header = load_to_play(path, args)
+    script, agent, header = load_to_play(path, args, task)
     suite, env_id = header["suite"], header["env_id"].replace("/", "-")
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if suite == "mujoco" else threads)  # small MLPs are fastest on one
@@ -308,18 +337,19 @@ def main() -> None:
             raise UserError(f"--episodes {args.episodes}: must be at least 1")
         if args.seed is not None and not 0 <= args.seed <= 2**30:
             raise UserError(f"--seed {args.seed}: must be from 0 to 2**30")
-        for path in args.checkpoints:  # find mistakes before the first long evaluation
-            load_to_play(path, args)
+        agents = [(p, t) for p in args.checkpoints for t in tasks_to_play(p, args.env_id)]
+        for path, task in agents:  # find mistakes before the first long evaluation
+            load_to_play(path, args, task)
         if args.video:
             Path(args.video).mkdir(parents=True, exist_ok=True)
         titles = ["checkpoint", "env", "trained by", "network", "trained steps"]
         titles += ["score ± s.e.", "95 % interval", "episodes"]
         print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
-        for path in args.checkpoints:
-            print("| " + " | ".join(score_checkpoint(path, args)) + " |", flush=True)
+        for path, task in agents:
+            print("| " + " | ".join(score_checkpoint(path, args, task)) + " |", flush=True)
         if args.video:
-            for path in args.checkpoints:  # after all scores, which a failed film must not cost
-                print(f"video: {film_checkpoint(path, args)}")
+            for path, task in agents:  # after all scores, which a failed film must not cost
+                print(f"video: {film_checkpoint(path, args, task)}")
     except Exception as error:
         # Each script has a UserError of its own. OSError and ImportError explain themselves.
         if type(error).__name__ != "UserError" and not isinstance(error, (OSError, ImportError)):

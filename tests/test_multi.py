@@ -529,7 +529,13 @@ def test_evaluate_and_convert_take_the_files(teachers, tmp_path, monkeypatch, ca
     words = ["export", files[3], "--out", tmp_path / "all.onnx"]
     assert run_main(convert, words, monkeypatch) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert "export the file of a task, as ToyUp-v0.safetensors" in errors[-1]
+    assert "several tasks; give the file of a task, such as ToyUp-v0.safetensors" in errors[-1]
+    words = [files[3], "--episodes", 1, "--env-id", TASKS[1]]
+    assert run_main(evaluate, words, monkeypatch) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 1 and f"| {TASKS[1]} |" in rows[0]
+    assert run_main(evaluate, [*words[:-1], "Hopper-v4"], monkeypatch) == 2
+    assert f"learned {', '.join(TASKS)}; give one of these" in capsys.readouterr().err
 
 
 def test_init(teachers, tmp_path):
