@@ -191,7 +191,8 @@ def test_the_loss_is_a_weighted_sum(name, monkeypatch, train):
         plain = getattr(owner, function)
 
         def multiply(*arguments):
-            term, one = plain(*arguments), torch.ones((), requires_grad=True)
+            # 1 is added, since a term may be 0.
+            term, one = plain(*arguments) + 1, torch.ones((), requires_grad=True)
             terms[function] = term.detach().mean(), one
             return term * one
 
