@@ -763,7 +763,7 @@ class Run(ExitStack):
         Raises UserError if a loss or a weight is NaN or infinite, before that is saved.
         """
         means = {name: torch.stack([m[name] for m in metrics]).mean().item() for name in metrics[0]}
-        weights = nn.utils.parameters_to_vector(self.parts["agent"].parameters())
+        weights = torch.cat([p.flatten() for p in self.parts["agent"].parameters()])
         self.can_continue = bool(weights.isfinite().all() and np.isfinite([*means.values()]).all())
         if not self.can_continue:  # resuming would end in the same NaN
             advice = "start a new run with a lower --learning-rate"
