@@ -1206,3 +1206,22 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+# What `uv run` installs; `make inline` writes it from the requirement files.
+# /// script
+# requires-python = ">=3.10,<3.14"
+# dependencies = [
+#     "torch==2.13.0",
+#     "numpy==1.26.4; python_version < '3.13'",
+#     "numpy==2.4.6; python_version >= '3.13'",
+#     "gymnasium[mujoco]==1.4.0",
+#     "mujoco==3.4.0",
+#     "tyro==1.0.17",
+#     "tensorboard==2.21.0",
+#     "safetensors==0.8.0",
+#     "tqdm==4.70.1",
+#     "filelock==3.32.7",
+#     "av==16.1.0",
+# ]
+# ///
