@@ -101,9 +101,9 @@ class Args:
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
     """Generalised advantage estimation (Schulman et al., 2016); everything is (T, N).
 
-    `next_values` are the values of the states that the steps led to. If a time limit ended the
-    episode, that state is the episode's final one. If it terminated, the value is not used.
-    `ended` marks both kinds of end: no advantage is carried over them.
+    `next_values` are the values of the states that the steps led to. Where a time limit ended an
+    episode, that is its final state, not the first of the next episode. Where an episode
+    terminated, the value is not used. `ended` marks both kinds of end.
     """
     advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
     # δ_t = r_t + γ·V(s_t+1)·[not terminal] − V(s_t);  Â_t = δ_t + γ·λ·Â_t+1·[same episode]
@@ -132,7 +132,7 @@ def clipped_surrogate_loss(ratio, advantages, clip_coef):
 def value_loss(values, targets):
     """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar.
 
-    The targets are returns R̂ in PPO and PPD, and the teacher's values V_T in the two baselines.
+    Targets are returns R̂; in student-distill and teacher-distill, the teacher's values V_T.
     """
     # mean[ (V(s) − target)² ]
     return nn.functional.mse_loss(values, targets)  # warns if the shapes differ
@@ -149,9 +149,10 @@ def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     """The distillation loss of Equation 2 without its factor λ: KL (M,) and r (M,) to a scalar.
 
     In Equation 2 the gradient flows through both factors: max(r, 1−ε)·∇KL + KL·∇r, where r > 1−ε.
-    The KL of a state does not depend on the action, and the mean of ∇r over actions is zero at
-    r = 1. So KL·∇r has mean zero there: it is noise, which grows with the KL. With
-    `ratio_gradient=False` the weight is a constant, without KL·∇r (docs/ratio_gradient.md).
+    A state's KL is the same for every action, and the mean of ∇r over the rollout's actions is
+    zero as long as no ratio is clipped, as in the first gradient step, where all are 1. So KL·∇r
+    is noise there, which grows with the KL. `ratio_gradient=False` drops it: the weight is then a
+    constant (docs/ratio_gradient.md).
     """
     if kl.shape != ratio.shape:  # would broadcast
         raise ValueError(f"KL {tuple(kl.shape)} and ratio {tuple(ratio.shape)} differ in shape")
@@ -272,7 +273,7 @@ def learn(args: Args, run: "Run") -> dict:
     actions = torch.zeros((T, N), dtype=torch.int64, device=args.device)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((2, T, N), dtype=bool)
-    # After the reset above or, in a resumed run, after the running games were replayed
+    # The first observations: of the reset above or, in a resumed run, where the replay ended.
     next_obs = envs.obs
     while run.step < run.total:
         # Collect a rollout with the current policy.
@@ -345,7 +346,8 @@ def learn(args: Args, run: "Run") -> dict:
         explained = 1 - ((b_returns - values.flatten()).var() / b_returns.var()).item()
         scalars = {"losses/explained_variance": explained, "distill/lambda": distill_lambda}
         run.log(metrics, scalars, episodes)
-        if args.eval_every and run.step % args.eval_every < B:  # every eval_every steps
+        # Once every eval_every steps, at the first rollout that reaches a multiple of it.
+        if args.eval_every and run.step % args.eval_every < B:
             run.log_evaluation(evaluate(agent, eval_envs, 10, args.seed))
         run.save_if_due()
 
@@ -556,7 +558,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # on exit, as before
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # restore it on exit
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -677,7 +679,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name in ("score", "score_training"):  # the latter of Procgen
+            if name in ("score", "score_training"):  # Procgen has both
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()

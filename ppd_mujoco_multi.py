@@ -63,7 +63,7 @@ class Args:
     env_ids: tuple[str, ...] | None = None  # a Gymnasium id per teacher; default: two cheetahs
     seed: int = 100  # seed of networks, sampling and environments; paper: 100, 200, 300, 400, 500
     num_envs: int = 18  # number of parallel environments, N (Table 3)
-    num_workers: int = min(torch.get_num_threads(), 6)  # environment processes, one per core
+    num_workers: int = min(torch.get_num_threads(), 6)  # processes with environments, this included
     device: Literal["cpu", "cuda"] = "cpu"  # small networks: a GPU is no faster
     torch_threads: int = 1  # CPU threads of an update; try more for large networks on idle cores
 
@@ -126,9 +126,9 @@ class Args:
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
     """Generalised advantage estimation (Schulman et al., 2016); everything is (T, N).
 
-    `next_values` are the values of the states that the steps led to. If a time limit ended the
-    episode, that state is the episode's final one. If it terminated, the value is not used.
-    `ended` marks both kinds of end: no advantage is carried over them.
+    `next_values` are the values of the states that the steps led to. Where a time limit ended an
+    episode, that is its final state, not the first of the next episode. Where an episode
+    terminated, the value is not used. `ended` marks both kinds of end.
     """
     advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
     # δ_t = r_t + γ·V(s_t+1)·[not terminal] − V(s_t);  Â_t = δ_t + γ·λ·Â_t+1·[same episode]
@@ -157,7 +157,7 @@ def clipped_surrogate_loss(ratio, advantages, clip_coef):
 def value_loss(values, targets):
     """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar.
 
-    The targets are returns R̂ in PPO and PPD, and the teacher's values V_T in the two baselines.
+    Targets are returns R̂; in student-distill and teacher-distill, the teacher's values V_T.
     """
     # mean[ (V(s) − target)² ]
     return nn.functional.mse_loss(values, targets)  # warns if the shapes differ
@@ -182,9 +182,10 @@ def distillation_loss(kl, ratio, clip_coef, ratio_gradient=True):
     """The distillation loss of Equation 2 without its factor λ: KL (M,) and r (M,) to a scalar.
 
     In Equation 2 the gradient flows through both factors: max(r, 1−ε)·∇KL + KL·∇r, where r > 1−ε.
-    The KL of a state does not depend on the action, and the mean of ∇r over actions is zero at
-    r = 1. So KL·∇r has mean zero there: it is noise, which grows with the KL. With
-    `ratio_gradient=False` the weight is a constant, without KL·∇r (docs/ratio_gradient.md).
+    A state's KL is the same for every action, and the mean of ∇r over the rollout's actions is
+    zero as long as no ratio is clipped, as in the first gradient step, where all are 1. So KL·∇r
+    is noise there, which grows with the KL. `ratio_gradient=False` drops it: the weight is then a
+    constant (docs/ratio_gradient.md).
     """
     if kl.shape != ratio.shape:  # would broadcast
         raise ValueError(f"KL {tuple(kl.shape)} and ratio {tuple(ratio.shape)} differ in shape")
@@ -301,7 +302,7 @@ def learn(args: Args, run: "Run") -> dict:
     torch.set_num_threads(1)  # for acting on a few observations; an update uses torch_threads
     torch.distributions.Distribution.set_default_validate_args(False)  # Run.log checks for NaN
     pairs = Pairs(args.env_ids, N)
-    # `run` closes at its end what it is told to enter.
+    # Run is an ExitStack: it closes at the end what it has entered.
     envs = run.enter_context(TaskVectorEnv(pairs, args.num_workers))
     eval_envs = make_eval_envs(pairs, args.num_workers, run)
     action_space, obs_space = envs.single_action_space, envs.single_observation_space
@@ -317,8 +318,9 @@ def learn(args: Args, run: "Run") -> dict:
     optimizer = torch.optim.Adam(agent.parameters(), **adam)
     normalize_reward = TaskRewardNormalizer(pairs)
     weights = PairWeights(args.weights, len(teachers)).to(args.device)
-    use_threads = {"initializer": torch.set_num_threads, "initargs": (args.torch_threads,)}
-    critic_thread = run.enter_context(ThreadPoolExecutor(1, **use_threads))
+    # Each thread has its own number of torch threads.
+    options = {"initializer": torch.set_num_threads, "initargs": (args.torch_threads,)}
+    critic_thread = run.enter_context(ThreadPoolExecutor(1, **options))
     header = {"suite": "mujoco", "hidden_sizes": args.hidden_sizes}
     header |= {"tasks": pairs.tasks, "deterministic": True}  # evaluate.py scores the policy's mode
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs, "rewards": normalize_reward}
@@ -335,7 +337,7 @@ def learn(args: Args, run: "Run") -> dict:
     b_teacher_log_std = torch.stack([teacher.log_std for teacher in teachers])[b_pair]  # (B, A)
     rewards = np.zeros((T, N))
     terminations, truncations = np.zeros((2, T, N), dtype=bool)
-    # After the reset above or, in a resumed run, after the running episodes were replayed.
+    # The first observations: of the reset above or, in a resumed run, where the replay ended.
     next_obs = envs.obs
     while run.step < run.total:
         # Collect a rollout with the current policy.
@@ -399,7 +401,7 @@ def learn(args: Args, run: "Run") -> dict:
                 # Equation 2, negated, with a weight for the first term, which is 1 in the paper
                 loss = args.pg_coef * pg_loss - args.ent_coef * entropy
                 loss = loss + distill_lambda * distill_loss
-                if run.step >= args.critic_warmup:
+                if run.step >= args.critic_warmup:  # before, Adam skips the policy: no gradients
                     loss.backward()
                 v_loss = critic_future.result()
                 grad_norm = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -420,7 +422,8 @@ def learn(args: Args, run: "Run") -> dict:
         explained = 1 - ((b_returns - values.flatten()).var() / b_returns.var()).item()
         scalars = {"losses/explained_variance": explained, "distill/lambda": distill_lambda}
         run.log(metrics, scalars | task_scalars(pairs, b_kl.view(T, N), episodes), episodes)
-        if args.eval_every and run.step % args.eval_every < B:  # every eval_every steps
+        # Once every eval_every steps, at the first rollout that reaches a multiple of it.
+        if args.eval_every and run.step % args.eval_every < B:
             scores = score_tasks(pairs.tasks, students_of(agent), eval_envs, 10, args.seed)
             for task, score in scores.items():
                 run.log_evaluation(score, f"/{task}")
@@ -700,7 +703,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # on exit, as before
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # restore it on exit
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -821,7 +824,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name in ("score", "score_training"):  # the latter of Procgen
+            if name in ("score", "score_training"):  # Procgen has both
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
@@ -951,14 +954,15 @@ def load_mujoco_agent(path, envs=None) -> tuple[MujocoAgent, dict]:
     low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
     if envs is not None:
         box = envs.single_action_space
-        needed = *envs.single_observation_space.shape, *box.shape, box.dtype.kind == "f"
+        # Numbers of observations and of actions, and whether actions are continuous
+        needed = (*envs.single_observation_space.shape, *box.shape, box.dtype.kind == "f")
         if (obs_dim, len(low), low.is_floating_point()) != needed:
             sizes = f"{obs_dim} observations, {len(low)} actions"
             advice = f"give --env-id {header['env_id']}, or another file"
             raise UserError(f"{path}: is for {header['env_id']} ({sizes}); {advice}")
     imported = {key: header[key] for key in ("activation", "critic_sizes") if key in header}
     agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
-    tensors.setdefault("obs_clip", agent.obs_clip)  # missing in the first checkpoints
+    tensors.setdefault("obs_clip", agent.obs_clip)  # missing in files of early versions
     if "critic.0.bias" not in tensors:
         agent.critic = None  # an imported teacher may have no critic
     try:
@@ -1066,7 +1070,7 @@ class EnvGroup:
     def reset(self, seeds: list) -> tuple:
         """Start episodes, each from its seed or, for None, from the present random state.
 
-        Returns obs (n, D) and the random states from before the resets, which use them.
+        Returns obs (n, D) and, for each, the random state from before its reset.
         """
         states = []
         for n, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
@@ -1075,7 +1079,7 @@ class EnvGroup:
         return self.obs, states
 
     def replay(self, episodes: list) -> tuple:
-        """Start episodes as they once started, and take their actions: obs (n, D), returns.
+        """Repeat recorded episodes. Gives obs (n, D) and each episode's return so far.
 
         An episode is (start, actions); start is a seed, a random state, or None if not known.
         """
@@ -1114,7 +1118,8 @@ def run_worker(pipe, parent_pipe, make_envs: list) -> None:
     """The main function of a worker process: call methods of its EnvGroup on request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, then this one
     # This process inherited a copy of the parent's end of the pipe. While that is open, recv()
-    # would wait for ever, instead of raising EOFError, when the parent has ended.
+    # would wait for ever, instead of raising EOFError, when the parent has ended. Workers that
+    # started later hold copies as well, so the workers end from the last to the first.
     parent_pipe.close()
     with suppress(EOFError, ConnectionError):
         try:
@@ -1173,8 +1178,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         """Call a method of each group with its share of the arguments; returns their answers."""
         own_arguments, *others = [arguments[share] for share in self.shares]
         try:
-            for pipe, share in zip(self.pipes, others, strict=True):
-                pipe.send((method, share))
+            for pipe, part in zip(self.pipes, others, strict=True):
+                pipe.send((method, part))
             answers = [getattr(self.own_group, method)(own_arguments)]
             for pipe in self.pipes:
                 answer, error = pipe.recv()

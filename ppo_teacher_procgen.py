@@ -93,9 +93,9 @@ class Args:
 def compute_gae(rewards, values, next_values, terminations, ended, gamma, gae_lambda):
     """Generalised advantage estimation (Schulman et al., 2016); everything is (T, N).
 
-    `next_values` are the values of the states that the steps led to. If a time limit ended the
-    episode, that state is the episode's final one. If it terminated, the value is not used.
-    `ended` marks both kinds of end: no advantage is carried over them.
+    `next_values` are the values of the states that the steps led to. Where a time limit ended an
+    episode, that is its final state, not the first of the next episode. Where an episode
+    terminated, the value is not used. `ended` marks both kinds of end.
     """
     advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
     # δ_t = r_t + γ·V(s_t+1)·[not terminal] − V(s_t);  Â_t = δ_t + γ·λ·Â_t+1·[same episode]
@@ -124,7 +124,7 @@ def clipped_surrogate_loss(ratio, advantages, clip_coef):
 def value_loss(values, targets):
     """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar.
 
-    The targets are returns R̂ in PPO and PPD, and the teacher's values V_T in the two baselines.
+    Targets are returns R̂; in student-distill and teacher-distill, the teacher's values V_T.
     """
     # mean[ (V(s) − target)² ]
     return nn.functional.mse_loss(values, targets)  # warns if the shapes differ
@@ -285,7 +285,8 @@ def learn(args: Args, run: "Run") -> dict:
         run.step += B
         explained = 1 - ((b_returns - values.flatten()).var() / b_returns.var()).item()
         run.log(metrics, {"losses/explained_variance": explained}, episodes)
-        if args.eval_every and run.step % args.eval_every < B:  # every eval_every steps
+        # Once every eval_every steps, at the first rollout that reaches a multiple of it.
+        if args.eval_every and run.step % args.eval_every < B:
             for kind, games in [("", unseen_envs), ("_training", training_envs)]:
                 run.log_evaluation(evaluate(agent, games, 20, args.seed, deterministic=False), kind)
         run.save_if_due()
@@ -456,7 +457,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # on exit, as before
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # restore it on exit
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -577,7 +578,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name in ("score", "score_training"):  # the latter of Procgen
+            if name in ("score", "score_training"):  # Procgen has both
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()

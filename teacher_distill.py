@@ -87,7 +87,7 @@ class Args:
 class MujocoArgs(Args):
     suite = "mujoco"
     env_id: str = "Hopper-v4"  # Gymnasium id; paper: Ant, HalfCheetah, Hopper, Humanoid, Swimmer
-    num_workers: int = min(torch.get_num_threads(), 6)  # environment processes, one per core
+    num_workers: int = min(torch.get_num_threads(), 6)  # processes with environments, this included
     device: Literal["cpu", "cuda"] = "cpu"  # small networks: a GPU is no faster
     torch_threads: int = 1  # CPU threads of the networks; try more for large ones on idle cores
     student_size: Literal["smaller", "same", "larger"] = "larger"  # layers 128 64, 256 256, 512 512
@@ -134,7 +134,7 @@ class ProcgenArgs(PixelArgs):
 def value_loss(values, targets):
     """Mean squared error of the critic, without a factor ½, as SB3: (M,) and (M,) to a scalar.
 
-    The targets are returns R̂ in PPO and PPD, and the teacher's values V_T in the two baselines.
+    Targets are returns R̂; in student-distill and teacher-distill, the teacher's values V_T.
     """
     # mean[ (V(s) − target)² ]
     return nn.functional.mse_loss(values, targets)  # warns if the shapes differ
@@ -293,7 +293,7 @@ def learn(args: MujocoArgs | AtariArgs | ProcgenArgs, run: "Run") -> dict:
     parts = {"agent": agent, "optimizer": optimizer, "envs": envs}
     run.start(header, parts, teacher_header)  # also restores the parts of a resumed run
 
-    # After the reset above or, in a resumed run, after the running episodes were replayed
+    # The first observations: of the reset above or, in a resumed run, where the replay ended.
     next_obs = envs.obs
     dtype = torch.float32 if args.suite == "mujoco" else torch.uint8
     obs = torch.zeros((T, *next_obs.shape), dtype=dtype, device=args.device)  # raw
@@ -361,7 +361,7 @@ def learn(args: MujocoArgs | AtariArgs | ProcgenArgs, run: "Run") -> dict:
 
 def build_mujoco(args: MujocoArgs, teacher_path, run: "Run") -> tuple:
     """Environments and those of evaluations; the teacher and its header; the student and its."""
-    # `run` closes at its end what it is told to enter.
+    # Run is an ExitStack: it closes at the end what it has entered.
     envs = run.enter_context(MujocoVectorEnv(args.env_id, args.num_envs, args.num_workers))
     eval_envs = run.enter_context(MujocoVectorEnv(args.env_id, 10, args.num_workers))
     action_space, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
@@ -622,7 +622,7 @@ class Run(ExitStack):
         rollout = self.args.num_envs * self.args.num_steps
         self.total = math.ceil(self.args.total_timesteps / rollout) * rollout
         self.step = self.history["steps"]  # environment steps so far
-        self.callback(torch.set_num_threads, torch.get_num_threads())  # on exit, as before
+        self.callback(torch.set_num_threads, torch.get_num_threads())  # restore it on exit
 
     def start(self, header: dict, parts: dict, teacher_header: dict | None = None) -> None:
         """Lock the folder, restore a resumed run, and begin to log.
@@ -743,7 +743,7 @@ class Run(ExitStack):
     def finish(self, **scores) -> dict:
         """Write the final checkpoint, with its scores, and result.json; returns the latter."""
         for name, score in scores.items():
-            if name in ("score", "score_training"):  # the latter of Procgen
+            if name in ("score", "score_training"):  # Procgen has both
                 self.header[name] = {k: v for k, v in score.items() if not isinstance(v, list)}
         self.saved_at = time.monotonic()  # the final scoring is not training time
         self.save()
@@ -873,14 +873,15 @@ def load_mujoco_agent(path, envs=None) -> tuple[MujocoAgent, dict]:
     low, high, obs_dim = tensors["action_low"], tensors["action_high"], len(tensors["obs_mean"])
     if envs is not None:
         box = envs.single_action_space
-        needed = *envs.single_observation_space.shape, *box.shape, box.dtype.kind == "f"
+        # Numbers of observations and of actions, and whether actions are continuous
+        needed = (*envs.single_observation_space.shape, *box.shape, box.dtype.kind == "f")
         if (obs_dim, len(low), low.is_floating_point()) != needed:
             sizes = f"{obs_dim} observations, {len(low)} actions"
             advice = f"give --env-id {header['env_id']}, or another file"
             raise UserError(f"{path}: is for {header['env_id']} ({sizes}); {advice}")
     imported = {key: header[key] for key in ("activation", "critic_sizes") if key in header}
     agent = MujocoAgent(low, high, obs_dim, header["hidden_sizes"], **imported)
-    tensors.setdefault("obs_clip", agent.obs_clip)  # missing in the first checkpoints
+    tensors.setdefault("obs_clip", agent.obs_clip)  # missing in files of early versions
     if "critic.0.bias" not in tensors:
         agent.critic = None  # an imported teacher may have no critic
     try:
@@ -957,7 +958,7 @@ class EnvGroup:
     def reset(self, seeds: list) -> tuple:
         """Start episodes, each from its seed or, for None, from the present random state.
 
-        Returns obs (n, D) and the random states from before the resets, which use them.
+        Returns obs (n, D) and, for each, the random state from before its reset.
         """
         states = []
         for n, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
@@ -966,7 +967,7 @@ class EnvGroup:
         return self.obs, states
 
     def replay(self, episodes: list) -> tuple:
-        """Start episodes as they once started, and take their actions: obs (n, D), returns.
+        """Repeat recorded episodes. Gives obs (n, D) and each episode's return so far.
 
         An episode is (start, actions); start is a seed, a random state, or None if not known.
         """
@@ -1005,7 +1006,8 @@ def run_worker(pipe, parent_pipe, make_envs: list) -> None:
     """The main function of a worker process: call methods of its EnvGroup on request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, then this one
     # This process inherited a copy of the parent's end of the pipe. While that is open, recv()
-    # would wait for ever, instead of raising EOFError, when the parent has ended.
+    # would wait for ever, instead of raising EOFError, when the parent has ended. Workers that
+    # started later hold copies as well, so the workers end from the last to the first.
     parent_pipe.close()
     with suppress(EOFError, ConnectionError):
         try:
@@ -1064,8 +1066,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv):
         """Call a method of each group with its share of the arguments; returns their answers."""
         own_arguments, *others = [arguments[share] for share in self.shares]
         try:
-            for pipe, share in zip(self.pipes, others, strict=True):
-                pipe.send((method, share))
+            for pipe, part in zip(self.pipes, others, strict=True):
+                pipe.send((method, part))
             answers = [getattr(self.own_group, method)(own_arguments)]
             for pipe in self.pipes:
                 answer, error = pipe.recv()

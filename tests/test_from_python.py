@@ -17,6 +17,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from helpers import assert_same_weights, load, make_args
 
 script = load("ppd_mujoco")
@@ -143,6 +144,21 @@ def test_a_run_that_ended_before_its_first_checkpoint(monkeypatch, train, tmp_pa
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(script.UserError, match="is not empty; give another --run-dir"):
         train(script, "mujoco", "mine")
+
+
+def test_a_run_is_locked_while_it_trains_and_not_after(monkeypatch, train, tmp_path):
+    step, found = script.clipped_surrogate_loss, []
+
+    def look(*arguments):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "run" / "lock").acquire(timeout=0)
+        found.append(True)
+        return step(*arguments)
+
+    monkeypatch.setattr(script, "clipped_surrogate_loss", look)
+    train(script, "mujoco", total_timesteps=64)
+    assert found
+    FileLock(tmp_path / "run" / "lock").acquire(timeout=0).lock.release()
 
 
 def test_a_file_system_without_locks_is_refused(monkeypatch, train):
