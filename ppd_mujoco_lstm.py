@@ -312,7 +312,8 @@ def learn(args: Args, run: "Run") -> dict:
     action_space, (obs_dim,) = envs.single_action_space, envs.single_observation_space.shape
     envs.reset(seed=args.seed)
 
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
+    env_name = args.env_id.split(":")[-1]  # without the module that registers it
+    path = args.teacher or Path(__file__).parent / "teachers" / f"{env_name}.safetensors"
     teacher, teacher_header = load_mujoco_agent(path, envs)
     teacher.to(args.device)
     layers = {"observed": find_observed(args.observe, args.env_id, obs_dim)}

@@ -276,7 +276,8 @@ def learn(args: MujocoArgs | AtariArgs | ProcgenArgs, run: "Run") -> dict:
     T, B = args.num_steps, args.num_steps * args.num_envs
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.torch_threads)
-    path = args.teacher or Path(__file__).parent / "teachers" / f"{args.env_id}.safetensors"
+    env_name = args.env_id.split(":")[-1]  # without the module that registers it
+    path = args.teacher or Path(__file__).parent / "teachers" / f"{env_name}.safetensors"
     build = {"mujoco": build_mujoco, "atari": build_atari, "procgen": build_procgen}[args.suite]
     # `eval_envs` is a dict: "" is for the score, and on Procgen "_training" for training levels.
     (envs, eval_envs), (teacher, teacher_header), (agent, header) = build(args, path, run)

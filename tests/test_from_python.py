@@ -66,6 +66,12 @@ def test_defaults_do_not_depend_on_the_module_that_registers_an_environment():
     assert script.Args(env_id="some_module:Hopper-v4").gamma == 0.995
 
 
+def test_the_shipped_teacher_is_found_for_an_id_with_its_module(train, tmp_path):
+    """D24's kind."""
+    result = train(script, "mujoco", env_id="gymnasium:Hopper-v4", teacher=None, total_timesteps=64)
+    assert result["teacher"]["env_id"] == "Hopper-v4"
+
+
 def test_two_jobs_of_one_second_have_two_folders():
     """D17."""
     runs = [script.Run(script.Args()) for _ in range(3)]
