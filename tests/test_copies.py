@@ -23,7 +23,7 @@ from helpers import (
 
 # Limits in lines, which protect a reader of the method; the rest of a script has none.
 LEARN_LINES, FIRST_LOSS_BY, LEARN_ENDS_BY = 135, 135, 380
-VARIANTS_LEARN_LINES, VARIANTS_LEARN_ENDS_BY = 142, 440
+VARIANTS_LEARN_LINES, VARIANTS_LEARN_ENDS_BY = 142, 445
 NEIGHBOURS_DIFFER = 165
 
 
