@@ -734,7 +734,7 @@ def main() -> None:
         refuse_empty_values(args)
         (import_teacher if isinstance(args, Import) else export_student)(args)
     except Exception as error:
-        # Each script has a UserError of its own. OSError and ImportError explain themselves.
+        # Each script has its own UserError. OSError and ImportError explain themselves.
         if type(error).__name__ != "UserError" and not isinstance(error, (OSError, ImportError)):
             raise
         message = " ".join(str(error).split())  # one line

@@ -351,7 +351,7 @@ def main() -> None:
             for path, task in agents:  # after all scores, which a failed film must not cost
                 print(f"video: {film_checkpoint(path, args, task)}")
     except Exception as error:
-        # Each script has a UserError of its own. OSError and ImportError explain themselves.
+        # Each script has its own UserError. OSError and ImportError explain themselves.
         if type(error).__name__ != "UserError" and not isinstance(error, (OSError, ImportError)):
             raise
         message = " ".join(str(error).split())  # one line

@@ -81,7 +81,7 @@ def make_policy(suite: str, size) -> dict:
 
 
 def settings_of(args) -> dict:
-    """The arguments of SB3's algorithm, but for policy and environments, for one of our `Args`."""
+    """The arguments of SB3's algorithm, except policy and environments, for one of our `Args`."""
     names = ("device", "seed", "learning_rate", "ent_coef", "vf_coef", "max_grad_norm")
     settings = {name: getattr(args, name) for name in (*names, "gamma", "gae_lambda")}
     settings |= {"n_steps": args.num_steps, "batch_size": args.minibatch_size}

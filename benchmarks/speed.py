@@ -6,7 +6,7 @@
     python benchmarks/speed.py procgen --sb3-distill PATH               # with the authors' library
                                       # PATH: a clone of github.com/spiglerg/sb3_distill
 
-Each in a process of its own, one after the other, `--repeats` times over, so that a change of the
+Each in a separate process, one after the other, `--repeats` times over, so that a change of the
 machine's mood meets all of them; reported are medians. Pixels on a CPU: rollouts of 32 steps. The
 teacher is `teachers/<env-id>.safetensors`, or else one of random weights.
 
